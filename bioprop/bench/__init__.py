@@ -1,0 +1,1 @@
+"""Comparisons of rules: tables and plots of many runs."""

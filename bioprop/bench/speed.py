@@ -1,0 +1,110 @@
+"""Step time and memory of each rule beside plain Flax backprop.
+
+    python -m bioprop.bench.speed [--models=mlp,lenet,resnet18] [--rules=bp,fa,...] [--json=FILE]
+    python -m bioprop.bench.speed --loop    # the training loop beside a bare scan
+
+Everything is measured in one run. All steps of a model are compiled first; then, round after round,
+each is run for a while in turn, so that a machine that speeds up or slows down does so for all. A
+ratio is the median over rounds of a rule's time over the plain step's time of the same round.
+"""
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+from absl import app, flags, logging
+
+from bioprop.bench import epochs
+from bioprop.bench.steps import CASES, make_step
+from bioprop.rules import RULES
+
+_MODELS = flags.DEFINE_list('models', list(CASES), f'Models to time: {", ".join(CASES)}.')
+_RULES = flags.DEFINE_list('rules', list(RULES), f'Rules to time: {", ".join(RULES)}.')
+_JSON = flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
+_ROUNDS = flags.DEFINE_integer('rounds', 15, 'Rounds of each model.', lower_bound=1)
+_SECONDS = flags.DEFINE_float('seconds', 0.5, 'Time of the plain step in one round.', 0.0)
+_LOOP = flags.DEFINE_boolean('loop', False, 'Time epochs of the training loop instead.')
+
+
+def measure(name: str, rules: list[str], rounds: int, seconds: float) -> list[dict]:
+  """Times one model's step under each rule.
+
+  Args:
+    name: a key of `CASES`.
+    rules: keys of `RULES`.
+    rounds: how many times each step gets its turn.
+    seconds: how long a turn of the plain step takes; others run as many steps.
+
+  Returns:
+    A row for the plain step ('plain') and each rule: model, rule, step_ms (median over rounds),
+    ratio (median over rounds of the time over the plain time of the same round), peak_mb.
+  """
+  steps = {rule: make_step(CASES[name], None if rule == 'plain' else rule)
+           for rule in ['plain', *rules]}
+  states = {rule: step.state for rule, step in steps.items()}
+  for rule in steps:
+    states[rule], warm = _turn(steps[rule], states[rule], 2)
+    if rule == 'plain':
+      count = max(1, round(seconds / warm))
+  times = {rule: [] for rule in steps}
+  order = list(steps)
+  for number in range(rounds):
+    # The order rotates, so that no rule always follows the same one.
+    for rule in order[number % len(order):] + order[:number % len(order)]:
+      states[rule], elapsed = _turn(steps[rule], states[rule], count)
+      times[rule].append(elapsed)
+  return [{'model': name, 'rule': rule,
+           'step_ms': round(1e3 * statistics.median(times[rule]), 3),
+           'ratio': round(statistics.median(
+               own / plain for own, plain in zip(times[rule], times['plain'])), 3),
+           'peak_mb': round(steps[rule].peak_mb, 1)} for rule in steps]
+
+
+def _turn(step, state, count):
+  """Runs `count` steps; the state after them, and seconds a step."""
+  began = time.perf_counter()
+  for _ in range(count):
+    state, loss = step.run(state, step.batch)
+  jax.block_until_ready((state, loss))
+  return state, (time.perf_counter() - began) / count
+
+
+def _print(rows, columns):
+  cells = [columns] + [[str(row[column]) for column in columns] for row in rows]
+  widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+  for row in cells:
+    print('  '.join(cell.rjust(width) for cell, width in zip(row, widths)), flush=True)
+
+
+def _check(name, given, valid):
+  for value in given:
+    if value not in valid:
+      raise app.UsageError(f'--{name} has {value!r}; choose from {", ".join(valid)}.')
+
+
+def main(argv):
+  """Prints a table for each model, and writes all rows as JSON where asked to."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]!r}.')
+  logging.set_verbosity(logging.WARNING)  # app.run raises it, and jax tells of absent backends.
+  _check('models', _MODELS.value, CASES)
+  _check('rules', _RULES.value, RULES)
+  print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
+  rows = []
+  for name in _MODELS.value:
+    if _LOOP.value:
+      if name in epochs.CASES:
+        rows += (new := epochs.measure(name, _ROUNDS.value))
+        _print(new, ['model', 'loop', 'epoch_s', 'ratio'])
+    else:
+      rows += (new := measure(name, _RULES.value, _ROUNDS.value, _SECONDS.value))
+      plain = new[0]['peak_mb']
+      _print([{**row, 'peak_ratio': f'{row["peak_mb"] / plain:.2f}'} for row in new],
+             ['model', 'rule', 'step_ms', 'ratio', 'peak_mb', 'peak_ratio'])
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,83 @@
+"""The training steps that `bioprop.bench.speed` compares: one model, with and without a plug."""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from bioprop.models import MLP, LeNet, ResNet18
+from bioprop.plug.linen import wrap
+from bioprop.rules import make
+
+
+class Case(NamedTuple):
+  """A model and the batch that it is timed on."""
+  model: nn.Module
+  images: tuple[int, ...]
+
+
+# The batch of the ResNet is what two CPU cores step through in about a second.
+CASES = {
+    'mlp': Case(MLP(hidden=(1024, 1024), activation='relu'), (128, 28, 28, 1)),
+    'lenet': Case(LeNet(), (64, 28, 28, 1)),
+    'resnet18': Case(ResNet18(), (16, 32, 32, 3)),
+}
+
+
+class Step(NamedTuple):
+  """A compiled training step and what it is called with.
+
+  Attributes:
+    run: maps (state, batch) to (state, loss); uses the state up.
+    state: the first state.
+    batch: images and labels.
+    peak_mb: memory that the step needs on the device, in MB: arguments, results, temporaries.
+  """
+  run: Callable[[Any, Any], tuple[Any, jax.Array]]
+  state: Any
+  batch: tuple[jax.Array, jax.Array]
+  peak_mb: float
+
+
+def make_step(case: Case, rule: str | None) -> Step:
+  """Compiles one step of SGD with momentum on the mean cross-entropy.
+
+  Args:
+    case: the model and the shape of its batch.
+    rule: a name in `bioprop.RULES`; None for the plain Flax model.
+  """
+  model = case.model if rule is None else wrap(case.model, make(rule))
+  images = jax.random.normal(jax.random.key(0), case.images)
+  labels = jax.random.randint(jax.random.key(1), case.images[:1], 0, 10)
+  variables = jax.jit(model.init)(jax.random.key(2), images)
+  params = variables.pop('params')
+  tx = optax.sgd(1e-3, momentum=0.9)
+  # Frozen feedback is an input that stays; batch statistics change and travel with the state.
+  frozen = {name: value for name, value in variables.items() if name == 'feedback'}
+  moving = {name: value for name, value in variables.items() if name != 'feedback'}
+
+  def step(state, frozen, batch):
+    params, opt_state, moving, key = state
+    key, now = jax.random.split(key)
+
+    def loss_fn(params):
+      logits, new = model.apply({'params': params, **frozen, **moving}, batch[0], train=True,
+                                mutable=list(moving), rngs={'feedback': now})
+      loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
+      return jnp.mean(loss), new
+
+    (loss, moving), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state, moving, key), loss
+
+  state, batch = (params, tx.init(params), moving, jax.random.key(3)), (images, labels)
+  compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, batch).compile()
+  return Step(lambda state, batch: compiled(state, frozen, batch), state, batch, _peak_mb(compiled))
+
+
+def _peak_mb(compiled) -> float:
+  memory = compiled.memory_analysis()
+  return (memory.argument_size_in_bytes + memory.output_size_in_bytes
+          + memory.temp_size_in_bytes - memory.alias_size_in_bytes) / 1e6

@@ -1,0 +1,77 @@
+"""`load`: from a name to train, validation and test arrays, with the pixel statistics of train."""
+import dataclasses
+
+import numpy as np
+
+from bioprop.data import digits, split, tfds_source
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """Image classification data, decoded and split.
+
+  Attributes:
+    name: as it was given to `load`.
+    num_classes: labels are smaller than this.
+    train: what is left of the published train split.
+    validation: held out of the published train split; for every choice that a run makes.
+    test: the published test split; for the number that is reported, and for no choice.
+    mean: float32 [channels], of the train images in raw pixel units.
+    std: float32 [channels], of the train images in raw pixel units; 1 for a constant channel.
+  """
+  name: str
+  num_classes: int
+  train: split.Split
+  validation: split.Split
+  test: split.Split
+  mean: np.ndarray
+  std: np.ndarray
+
+
+def load(name: str, data_dir: str | None = None, validation: int = 5000,
+         seed: int = 0) -> Dataset:
+  """Loads an image classification dataset.
+
+  `digits` (8x8 images, pixel values 0 to 16) is embedded and ignores `data_dir`. Any other name is
+  one of TFDS (`mnist`, `cifar10`, `kmnist`, `emnist/balanced`, ...): its prepared files are decoded
+  on first use and read from a cache afterwards (`$BIOPROP_CACHE`, else `$XDG_CACHE_HOME/bioprop`,
+  else `~/.cache/bioprop`). Files that are not there yet are downloaded and prepared where
+  TensorFlow is installed.
+
+  Args:
+    name: the dataset, with its config after a slash where it has several.
+    data_dir: folder that holds `<name>/<version>/`; None is `$TFDS_DATA_DIR`, else
+      `~/tensorflow_datasets`.
+    validation: how many examples to move from train to validation, at least 0 and less than the
+      train split has.
+    seed: of the choice of validation examples, 0 <= seed < 2**32; nothing else depends on it.
+
+  Returns:
+    The dataset: images uint8 [n, height, width, channels], labels int32 [n].
+
+  Raises:
+    DataError: no dataset has this name, or it is not prepared and cannot be, or it has no integer
+      classes or no fixed image size, or `validation` or `seed` is out of range.
+    CacheError: the cache of decoded images is damaged.
+  """
+  source = digits.read() if name == 'digits' else tfds_source.read(name, data_dir)
+  train, held = split.hold_out(name, source.train, validation, seed)
+  mean, std = _pixel_statistics(train.images)
+  return Dataset(name, source.num_classes, train, held, source.test, mean, std)
+
+
+def _pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of each channel, float32 [channels]."""
+  channels = images.shape[-1]
+  # Exact, from the counts of the 256 values: a float copy of CIFAR-10 would take 1.2 GB. Batches of
+  # 256 images, because bincount widens what it is given to 8 bytes a pixel.
+  counts = np.zeros((channels, 256))
+  for start in range(0, len(images), 256):
+    for channel in range(channels):
+      pixels = images[start:start + 256, ..., channel].ravel()
+      counts[channel] += np.bincount(pixels, minlength=256)
+  shares, values = counts / counts.sum(1, keepdims=True), np.arange(256.)
+  mean = shares @ values
+  std = np.sqrt(np.sum(shares * (values - mean[:, None])**2, axis=1))
+  # A channel that is the same everywhere must not become 0/0 in (x - mean) / std.
+  return mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)

@@ -1,0 +1,67 @@
+"""What a dataset is made of, and how a validation split is held out of train."""
+from typing import NamedTuple
+
+import numpy as np
+
+from bioprop import errors
+
+
+class Split(NamedTuple):
+  """Some labelled images.
+
+  Attributes:
+    images: uint8 [n, height, width, channels], raw pixel values.
+    labels: int32 [n], class numbers from 0.
+  """
+  images: np.ndarray
+  labels: np.ndarray
+
+
+class Source(NamedTuple):
+  """A dataset as it was published, before anything is held out.
+
+  Attributes:
+    num_classes: labels are smaller than this.
+    train: the published training examples, in published order.
+    test: the published test examples; nothing may be selected on them.
+  """
+  num_classes: int
+  train: Split
+  test: Split
+
+
+def hold_out(name: str, train: Split, validation: int, seed: int) -> tuple[Split, Split]:
+  """Moves randomly chosen examples from train to validation.
+
+  The choice depends on `seed`, `validation` and the number of examples, and on nothing else; with
+  the same seed a smaller validation split is contained in a larger one. Both parts keep the order
+  of `train`.
+
+  Args:
+    name: the dataset's name, for the error.
+    train: the published training examples.
+    validation: how many examples to move, 0 <= validation < len(train.labels).
+    seed: of the choice, 0 <= seed < 2**32.
+
+  Returns:
+    The remaining train split and the validation split, both copies.
+
+  Raises:
+    DataError: validation or seed is out of range.
+  """
+  total = len(train.labels)
+  if not 0 <= validation < total:
+    raise errors.DataError(
+        f'{validation} validation examples cannot be held out of the {total} train examples of '
+        f'{name!r}: the number must be at least 0, and at least one example must stay in train. '
+        f'Give a number from 0 to {total - 1}, for example validation={total // 10}.')
+  if not 0 <= seed < 2**32:
+    raise errors.DataError(
+        f'The validation split of {name!r} cannot be drawn with seed {seed}: numpy takes seeds '
+        f'from 0 to {2**32 - 1}. Give one of these, for example seed=0.')
+  # RandomState, not default_rng: numpy promises that its stream never changes, so a run of years
+  # ago and a run of today hold out the same examples.
+  order = np.random.RandomState(seed).permutation(total)
+  held, kept = np.sort(order[:validation]), np.sort(order[validation:])
+  return (Split(train.images[kept], train.labels[kept]),
+          Split(train.images[held], train.labels[held]))

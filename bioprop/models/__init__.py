@@ -1,0 +1,14 @@
+"""Plain Flax models. They know nothing of learning rules: the proof that bioprop is a plug-in."""
+from bioprop.models.lenet import LeNet
+from bioprop.models.mlp import MLP
+from bioprop.models.resnet import ResNet18, ResNet20
+
+# Every model is called as model(x, train=False) with x [n, ...] and returns logits [n, classes].
+MODELS = {
+    'mlp': MLP,
+    'lenet': LeNet,
+    'resnet18': ResNet18,
+    'resnet20': ResNet20,
+}
+
+__all__ = ['MODELS', 'MLP', 'LeNet', 'ResNet18', 'ResNet20']

@@ -1,0 +1,1 @@
+"""Where a rule applies: onto unmodified Flax models."""

@@ -1,0 +1,219 @@
+"""Finds the nonlinearity that follows each op, by reading the model's jaxpr.
+
+Ops mark their outputs with a name. In the jaxpr of the model, the nonlinearity after an op is the
+largest elementwise function of that marked value alone (and of scalar constants) through which the
+rest of the model reads it: tanh, relu, gelu and silu are found whether JAX shows them as one
+primitive or as ten. Where something else reads the value first (normalisation, pooling, a sum with
+another path) it is the identity.
+"""
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend import core
+
+from bioprop.errors import ActivationError
+from bioprop.typing import Array
+
+_MARK = 'bioprop:'
+
+_ELEMENTWISE = frozenset('''
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
+    convert_element_type copy copy_p cos cosh div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
+    integer_pow is_finite le log log1p logistic lt max min mul name ne neg not or pow rem round
+    rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh'''.split())
+
+_CALLS = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')  # Where call-like primitives keep their body.
+_LOOPS = ('scan', 'while', 'cond')
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+  """An elementwise function, as the primitives that compute it.
+
+  Attributes:
+    steps: (primitive, its parameters, operands) in order; an operand is a scalar constant or the
+      position of an earlier value, 0 being the function's argument.
+  """
+  steps: tuple[tuple[Any, dict[str, Any], tuple[Any, ...]], ...]
+
+  def __call__(self, y: Array) -> Array:
+    values = [y]
+    for primitive, params, operands in self.steps:
+      arguments = [values[o] if isinstance(o, int) else jnp.broadcast_to(o, y.shape)
+                   for o in operands]
+      values.append(primitive.bind(*arguments, **params))
+    return values[-1]
+
+  @property
+  def name(self) -> str:
+    """The primitives by name, 'identity' if there are none; equal functions have equal names."""
+    names = (f'{p.name}({",".join("." if isinstance(o, int) else str(o) for o in operands)})'
+             if len(operands) > 1 else p.name for p, _, operands in self.steps)
+    return '>'.join(names) or 'identity'
+
+
+def mark(y: Array, path: str) -> Array:
+  """Names an op's output in the jaxpr; the value is unchanged."""
+  return checkpoint_name(y, _MARK + path)
+
+
+def activations(closed: core.ClosedJaxpr) -> dict[str, Activation]:
+  """The nonlinearity that follows each marked op.
+
+  Args:
+    closed: jaxpr of a model whose ops are marked.
+
+  Returns:
+    A function for each path.
+
+  Raises:
+    ActivationError: if an op that is called several times is followed by different ones.
+  """
+  found: dict[str, Activation] = {}
+  for frame in _frames(closed):
+    for node in frame.nodes:
+      name = str(node.params.get('name', ''))
+      if node.primitive.name != 'name' or not name.startswith(_MARK):
+        continue
+      path = name[len(_MARK):]
+      phi = frame.follow(node.outs[0])
+      if path in found and found[path].name != phi.name:
+        raise ActivationError(
+            f'the layer {path!r} is called more than once, and followed by {found[path].name} one '
+            f'time and by {phi.name} another, so its post-synaptic activity is not one function. '
+            f'Say which one to use: bioprop.wrap(model, {{{path!r}: bioprop.make(\'hebb\', '
+            f'activation=\'relu\'), \'*\': \'hebb\'}}).')
+      found[path] = phi
+  return found
+
+
+@dataclasses.dataclass
+class _Node:
+  primitive: Any
+  params: dict[str, Any]
+  ins: list[Any]
+  outs: list[Any]
+
+
+class _Frame:
+  """One jaxpr with all calls inlined; loop bodies are frames of their own."""
+
+  def __init__(self):
+    self.nodes: list[_Node] = []
+    self.constants: dict[Any, Any] = {}
+    self.outs: list[Any] = []
+    self.bodies: list[core.ClosedJaxpr] = []
+
+  def inline(self, jaxpr: core.Jaxpr, consts, arguments) -> list[Any]:
+    """Appends the jaxpr's equations; returns its outputs as this frame's values."""
+    names: dict[Any, Any] = dict(zip(jaxpr.invars, arguments))
+    for var, const in zip(jaxpr.constvars, consts):
+      names[var] = object()
+      if np.ndim(const) == 0 and not isinstance(const, jax.core.Tracer):  # A tracer: a parameter.
+        self.constants[names[var]] = const
+    read = lambda atom: atom if isinstance(atom, core.Literal) else names[atom]
+    for eqn in jaxpr.eqns:
+      ins = [read(atom) for atom in eqn.invars]
+      if eqn.primitive.name not in _LOOPS and (body := _body(eqn)) is not None:
+        outs = self.inline(body.jaxpr, body.consts, ins)
+      else:
+        if eqn.primitive.name in _LOOPS:
+          self.bodies.extend(_closed(eqn.params))
+        outs = [object() for _ in eqn.outvars]
+        self._append(_Node(eqn.primitive, eqn.params, ins, outs))
+      names.update(zip(eqn.outvars, outs))
+    return [read(atom) for atom in jaxpr.outvars]
+
+  def _append(self, node: _Node) -> None:
+    # A broadcast or cast scalar is still a scalar constant to whoever multiplies by it.
+    if node.primitive.name in ('broadcast_in_dim', 'convert_element_type'):
+      value = self._constant(node.ins[0])
+      if value is not None and len(node.outs) == 1:
+        dtype = node.params.get('new_dtype', getattr(value, 'dtype', None))
+        self.constants[node.outs[0]] = np.asarray(value, dtype)
+        return
+    self.nodes.append(node)
+
+  def _constant(self, atom):
+    if isinstance(atom, core.Literal):
+      # A Python scalar literal is weakly typed: its dtype stands in its aval.
+      return np.asarray(atom.val, atom.aval.dtype) if np.ndim(atom.val) == 0 else None
+    return self.constants.get(atom)
+
+  def follow(self, start) -> Activation:
+    """The largest elementwise function of `start` alone through which all else reads it."""
+    position, steps, used_outside = {start: 0}, [], set()
+    for node in self.nodes:
+      touches = [a for a in node.ins if not isinstance(a, core.Literal) and a in position]
+      if not touches:
+        continue
+      operands = [position[a] if not isinstance(a, core.Literal) and a in position
+                  else self._constant(a) for a in node.ins]
+      tagged = str(node.params.get('name', '')).startswith(_MARK)
+      if (node.primitive.name in _ELEMENTWISE and not tagged
+          and all(o is not None for o in operands)):
+        steps.append((node.primitive, node.params, tuple(operands)))
+        position[node.outs[0]] = len(steps)
+      else:
+        used_outside.update(touches)
+    used_outside.update(
+        a for a in self.outs if not isinstance(a, core.Literal) and a in position)
+    ends = {position[a] for a in used_outside}
+    return _prune(steps, _last_common(steps, ends))
+
+
+def _last_common(steps, ends: set[int]) -> int:
+  """The latest value that every path from the start to every end passes through."""
+  for gate in range(len(steps), 0, -1):
+    reached = {0}
+    for position, (_, _, operands) in enumerate(steps, start=1):
+      if position != gate and any(o in reached for o in operands if isinstance(o, int)):
+        reached.add(position)
+    if not ends & reached:
+      return gate
+  return 0
+
+
+def _prune(steps, end: int) -> Activation:
+  """Keeps what the value at position `end` depends on, renumbered."""
+  needed, stack = set(), [end]
+  while stack:
+    position = stack.pop()
+    if position and position not in needed:
+      needed.add(position)
+      stack.extend(o for o in steps[position - 1][2] if isinstance(o, int))
+  renumbered = {old: new for new, old in enumerate([0, *sorted(needed)])}
+  return Activation(tuple(
+      (primitive, params, tuple(renumbered[o] if isinstance(o, int) else o for o in operands))
+      for primitive, params, operands in (steps[old - 1] for old in sorted(needed))))
+
+
+def _frames(closed: core.ClosedJaxpr):
+  """The jaxpr with its calls inlined, then every loop body inside it, likewise."""
+  frame = _Frame()
+  frame.outs = frame.inline(closed.jaxpr, closed.consts, [object() for _ in closed.jaxpr.invars])
+  yield frame
+  for body in frame.bodies:
+    yield from _frames(body)
+
+
+def _body(eqn) -> core.ClosedJaxpr | None:
+  for key in _CALLS:
+    body = eqn.params.get(key)
+    if isinstance(body, core.ClosedJaxpr):
+      return body
+    if isinstance(body, core.Jaxpr):
+      return core.ClosedJaxpr(body, ())
+  return None
+
+
+def _closed(params) -> list[core.ClosedJaxpr]:
+  flat = []
+  for value in params.values():
+    flat.extend(v for v in (value if isinstance(value, tuple) else (value,))
+                if isinstance(v, core.ClosedJaxpr))
+  return flat

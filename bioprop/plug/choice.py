@@ -1,0 +1,77 @@
+"""Which layer gets which rule."""
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+
+from bioprop.errors import PatternError, UnknownRuleError
+from bioprop.rules import RULES, Rule, make
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """An ordered list of (path pattern, rule): the first pattern that matches a layer decides.
+
+  A pattern is a shell-style pattern ('*', '?', '[...]') on the layer's path, such as
+  'encoder/Dense_0'. It also matches at any depth, and whatever lies inside: 'Conv_*' matches
+  'block/Conv_0', and 'encoder' matches 'encoder/Dense_0'.
+  """
+  rows: tuple[tuple[str, Rule], ...]
+
+  def rule_for(self, path: str) -> Rule:
+    """The rule of the layer at `path`.
+
+    Raises:
+      PatternError: if no pattern matches.
+    """
+    for pattern, rule in self.rows:
+      if matches(pattern, path):
+        return rule
+    patterns = ', '.join(repr(pattern) for pattern, _ in self.rows)
+    raise PatternError(
+        f'the layer {path!r} matches none of the patterns {patterns}, so it has no learning rule. '
+        f'Name it, or end with a row for the rest: wrap(model, {{..., \'*\': \'bp\'}}).')
+
+  def check_used(self, paths: list[str]) -> None:
+    """Raises PatternError if a pattern decides for none of the model's layers."""
+    used = {next(p for p, _ in self.rows if matches(p, path)) for path in paths}
+    for pattern, _ in self.rows:
+      if pattern not in used and pattern != '*':
+        raise PatternError(
+            f'the pattern {pattern!r} decides for no layer of this model: it matches none, or '
+            f'earlier patterns took them all (the first match wins). The layers are: '
+            f'{", ".join(dict.fromkeys(paths))}.')
+
+
+def matches(pattern: str, path: str) -> bool:
+  """Whether a layer's path, or a whole-name part of it, matches the pattern."""
+  return any(fnmatch.fnmatchcase(path, form)
+             for form in (pattern, f'*/{pattern}', f'{pattern}/*', f'*/{pattern}/*'))
+
+
+def choose(rule: 'Rule | str | Mapping[str, Rule | str]') -> Choice:
+  """Reads a rule, a rule's name, or a mapping from path patterns to either.
+
+  Raises:
+    UnknownRuleError: if a name is not in `RULES`, or something is no rule at all.
+    PatternError: if a mapping is empty or has a pattern that is not a string.
+  """
+  if not isinstance(rule, Mapping):
+    return Choice((('*', _rule(rule)),))
+  for pattern in rule:
+    if not isinstance(pattern, str) or not pattern:
+      raise PatternError(f'a path pattern must be a non-empty string, got {pattern!r}. '
+                         f'For instance wrap(model, {{\'Conv_*\': \'fa\', \'*\': \'dfa\'}}).')
+  if not rule:
+    raise PatternError('the mapping from path patterns to rules is empty, so no layer has a rule. '
+                       'For instance wrap(model, {\'Conv_*\': \'fa\', \'*\': \'dfa\'}).')
+  return Choice(tuple((pattern, _rule(value)) for pattern, value in rule.items()))
+
+
+def _rule(value):
+  if isinstance(value, Rule):
+    return value
+  if isinstance(value, str):
+    return make(value)
+  raise UnknownRuleError(
+      f'{value!r} is not a learning rule: give a name ({", ".join(RULES)}) or a rule, '
+      f'as in bioprop.wrap(model, bioprop.make(\'fa\', rho=0.5)).')

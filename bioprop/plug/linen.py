@@ -1,0 +1,233 @@
+"""wrap: a Flax linen model whose weights learn by another rule."""
+import contextvars
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core.scope import union_filters
+
+from bioprop.errors import FeedbackMissingError, NothingMatchedError, UnboundError
+from bioprop.plug import activity
+from bioprop.plug.choice import Choice, choose
+from bioprop.plug.output import Where, locate, replace
+from bioprop.plug.session import FEEDBACK, PORTS, Session
+from bioprop.rules import Rule
+from bioprop.rules.credit import tap
+
+_running: contextvars.ContextVar[bool] = contextvars.ContextVar('running', default=False)
+_matched: set[tuple[type, 'Plug']] = set()  # Models' classes and plugs that found a layer.
+_traces = itertools.count()  # A number for each init, so that none reuses another's trace.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plug:
+  """What `wrap` was told: which rules, and which of the model's outputs is the network's."""
+  choice: Choice
+  output: Where = None
+
+
+def wrap(
+    model: nn.Module,
+    rule: Rule | str | Mapping[str, Rule | str],
+    *,
+    variables: Mapping[str, Any] | None = None,
+    output: Where = None,
+) -> nn.Module:
+  """Plugs a learning rule into a linen model.
+
+  The result is an instance of a subclass of the model's own class: `init`, `apply`, fields,
+  `isinstance` and `tabulate` work as before, the forward pass and the tree of parameters are the
+  same, and gradients are the rule's pseudogradients. Frozen feedback is made by `init` in a
+  collection of its own, 'feedback', to be carried as `batch_stats` is.
+
+  Args:
+    model: an unbound linen module.
+    rule: a rule, its name, or a mapping from path patterns to either, first match first, as in
+      {'Conv_*': 'fa', '*': 'dfa'}. A layer's rule decides how its own weights change, and what it
+      sends down to whatever made its input.
+    variables: what `init` of the plugged model returned. Its feedback is bound into the model, for
+      loops that carry only `params`. Bound arrays become constants of the compiled program, so a
+      loop that carries the collection compiles faster.
+    output: which of the model's outputs carries the error, for rules that broadcast it: an index
+      or key, or a tuple of them from the root down. Needed only if the model returns several.
+
+  Returns:
+    The plugged model, unbound.
+
+  Raises:
+    UnknownRuleError, RuleOptionError, PatternError: if `rule` cannot be read.
+    FeedbackMissingError: if `variables` is given but holds no feedback.
+    TypeError: if `model` is not a linen module.
+  """
+  if not isinstance(model, nn.Module):
+    raise TypeError(
+        f'bioprop.wrap takes an instance of a flax.linen module, and got {model!r}. '
+        f'Make one first, as in bioprop.wrap(MyModel(), \'fa\').')
+  plug = Plug(choose(rule), output)
+  plain = type(model)._plain if isinstance(model, Plugged) else type(model)
+  bound = None if variables is None else _bound_feedback(variables)
+  cls = _subclass(plain, plug) if bound is None else _new_subclass(plain, plug, bound)
+  fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)
+            if f.init and f.name != 'parent'}
+  return cls(**fields, parent=None)
+
+
+class Plugged:
+  """What a plugged model's class adds to the model's own; never instantiated by itself."""
+  _plain: type[nn.Module]
+  _plug: Plug
+  _bound: Mapping[str, Any] | None
+
+  def init_with_output(self, rngs, *args, **kwargs):
+    """See `flax.linen.Module.init_with_output`; the variables hold the rule's feedback too."""
+    return self.traced_init(rngs, *args, **kwargs)[0]
+
+  def traced_init(self, rngs, *args, method=None, mutable=None, **kwargs):
+    """((output, variables), session): `init_with_output`, and what was matched on the way."""
+    mutable = nn.DenyList('intermediates') if mutable is None else mutable
+    run = functools.partial(super().init_with_output, rngs, *args, method=method, **kwargs)
+    session = _prepare(self._plug, lambda: run(mutable=_private(mutable, 'shape'))[0], ())
+    hidden = _private(mutable, ('init', self._plug, next(_traces)))
+    out, variables = _intercepted(session, lambda: run(mutable=hidden))
+    _require_match(self, session)
+    self._plug.choice.check_used(list(session.records))
+    return (out, {k: v for k, v in variables.items() if k != PORTS}), session
+
+  def init(self, rngs, *args, **kwargs):
+    """See `flax.linen.Module.init`; the variables hold the rule's feedback too."""
+    return self.init_with_output(rngs, *args, **kwargs)[1]
+
+  def apply(self, variables, *args, rngs=None, method=None, mutable=False, **kwargs):
+    """See `flax.linen.Module.apply`; gradients are the rule's.
+
+    Raises:
+      FeedbackMissingError: if the rule has feedback and `variables` does not carry it.
+      LiftedTransformError: if an `nn.scan` or `nn.vmap` drops the collections that the rule needs.
+      OutputError: if the rule broadcasts the error and the model's output is not one array.
+    """
+    if self._bound is not None:
+      variables = {FEEDBACK: self._bound, **variables}
+    run = functools.partial(super().apply, variables, *args, rngs=rngs, method=method, **kwargs)
+
+    def output_only():
+      result = run(mutable=_private(mutable, 'shape'))
+      return result[0]
+
+    session = _prepare(self._plug, output_only, variables)
+    widened = union_filters(_private(mutable, ('apply', self._plug)), PORTS)
+    out, state = _intercepted(session, lambda: run(mutable=widened))
+    _require_match(self, session)
+    state = dict(state)
+    ports = state.pop(PORTS, None)
+    if ports:
+      position, leaf = locate(out, self._plug.output)
+      out = replace(out, position, tap(leaf, ports))
+    return out if mutable is False else (out, state)
+
+  def _call_wrapped_method(self, fun, args, kwargs):
+    out = super()._call_wrapped_method(fun, args, kwargs)
+    return out if _running.get() else _without_gradient(out)
+
+
+def _prepare(plug: Plug, output_only, variables) -> Session:
+  """A session that knows the output's shape and the activations, where a rule asks for them."""
+  rules = [rule for _, rule in plug.choice.rows]
+  session = Session(plug.choice, frozenset(variables))
+  if any(rule.needs_activation for rule in rules):
+    marking = Session(plug.choice, marking=True)
+    closed, out = jax.make_jaxpr(
+        lambda: _intercepted(marking, output_only), return_shape=True)()
+    session.activations = activity.activations(closed)
+  elif any(rule.reads_error for rule in rules):
+    out = jax.eval_shape(lambda: _run(output_only))
+  else:
+    return session
+  leaf = locate(out, plug.output)[1]
+  session.error = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  return session
+
+
+def _intercepted(session: Session, run):
+  with nn.intercept_methods(session):
+    return _run(run)
+
+
+def _run(run):
+  token = _running.set(True)
+  try:
+    return run()
+  finally:
+    _running.reset(token)
+
+
+def _private(mutable, what: Any):
+  """`mutable` with a name that no collection has.
+
+  `nn.jit` reuses a trace when everything that it can see of a module is the same. It does see
+  `mutable`; so this name keeps a plugged model from running the plain model's trace, which would
+  silently be backprop.
+  """
+  if isinstance(mutable, nn.DenyList):
+    return nn.DenyList(union_filters(mutable.deny, f'bioprop {what}'))
+  if mutable is True:
+    return nn.DenyList(f'bioprop {what}')
+  return union_filters(mutable, f'bioprop {what}')
+
+
+def _require_match(model: nn.Module, session: Session) -> None:
+  # Inside a cached nn.jit no layer is seen again; it was when that trace was made.
+  if session.records:
+    _matched.add((model._plain, model._plug))
+  elif (model._plain, model._plug) not in _matched:
+    raise NothingMatchedError(
+        f'{type(model).__name__} calls no layer that a learning rule could apply to, so it would '
+        f'silently learn by backprop. Known layers: nn.Dense, DenseGeneral, Conv, ConvLocal, '
+        f'ConvTranspose, Einsum, Embed, and what is made of them (attention, recurrent cells). '
+        f'Weights made by self.param belong in one of these layers.')
+
+
+def _without_gradient(out):
+  """`out`, whose gradient is an error: a model run outside `apply` would silently be backprop."""
+
+  @jax.custom_vjp
+  def identity(a):
+    return a
+
+  def refuse(_, g):
+    del g
+    raise UnboundError(
+        'a gradient was asked of a plugged model that did not run through its own apply: it was '
+        'bound (model.bind, nn.apply) or used inside another module, where its rule cannot act. '
+        'Wrap the outermost module, and call model.apply(variables, x).')
+
+  identity.defvjp(lambda a: (a, None), refuse)
+  differentiable = lambda a: isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.inexact)
+  return jax.tree.map(lambda a: identity(a) if differentiable(a) else a, out)
+
+
+def _bound_feedback(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+  if FEEDBACK not in variables:
+    raise FeedbackMissingError(
+        f'variables has the collections {sorted(variables)}, and no {FEEDBACK!r} to bind. Give '
+        f'wrap what init of the plugged model returned: variables = wrap(model, rule).init(key, x).'
+        f' A rule without frozen feedback needs no variables at all.')
+  return variables[FEEDBACK]
+
+
+def _new_subclass(plain: type[nn.Module], plug: Plug, bound: Mapping[str, Any] | None):
+  body = {'__module__': plain.__module__, '__qualname__': plain.__qualname__,
+          '__doc__': plain.__doc__}
+  cls = type(plain.__name__, (Plugged, plain), body)
+  cls._plain, cls._plug, cls._bound = plain, plug, bound
+  return cls
+
+
+@functools.cache
+def _subclass(plain: type[nn.Module], plug: Plug):
+  """One class for equal plugs, so that equal plugged models are equal, and jit caches hit."""
+  return _new_subclass(plain, plug, None)

@@ -1,0 +1,58 @@
+"""The learning rules by name."""
+import dataclasses
+import difflib
+
+from bioprop.errors import RuleOptionError, UnknownRuleError
+from bioprop.rules.backprop import Backprop
+from bioprop.rules.base import Credit, Op, Rule, Site
+from bioprop.rules.direct import DirectFeedbackAlignment
+from bioprop.rules.feedback import FeedbackAlignment
+from bioprop.rules.hebb import Hebb
+from bioprop.rules.kolen_pollack import KolenPollack
+from bioprop.rules.sign_batch import BatchSign
+from bioprop.rules.sign_fixed import FixedSign
+from bioprop.rules.sign_uniform import UniformSign
+
+RULES: dict[str, type[Rule]] = {
+    'bp': Backprop,
+    'fa': FeedbackAlignment,
+    'dfa': DirectFeedbackAlignment,
+    'usf': UniformSign,
+    'brsf': BatchSign,
+    'frsf': FixedSign,
+    'kp': KolenPollack,
+    'hebb': Hebb,
+}
+
+
+def make(name: str, **options) -> Rule:
+  """Makes a rule by name: make('fa', rho=0.5).
+
+  Args:
+    name: a key of `RULES`.
+    **options: fields of that rule's dataclass.
+
+  Raises:
+    UnknownRuleError: if there is no such rule.
+    RuleOptionError: if the rule has no such option, or its value is out of range.
+  """
+  if name not in RULES:
+    raise UnknownRuleError(
+        f'there is no rule {name!r}.{_guess(name, RULES)} The rules are: {", ".join(RULES)}. '
+        f'Type for instance bioprop.make(\'fa\'), or --config.rule=fa.')
+  cls = RULES[name]
+  valid = [field.name for field in dataclasses.fields(cls)]
+  for option in options:
+    if option not in valid:
+      raise RuleOptionError(
+          f'rule {name!r} has no option {option!r} (given as {options[option]!r}).'
+          f'{_guess(option, valid)} Its options are: {", ".join(valid) or "none"}.')
+  return cls(**options)
+
+
+def _guess(word, words):
+  close = difflib.get_close_matches(str(word), words, n=1)
+  return f' Did you mean {close[0]!r}?' if close else ''
+
+
+__all__ = ['RULES', 'Credit', 'Op', 'Rule', 'Site', 'make']

@@ -1,0 +1,155 @@
+"""What a learning rule is: read this file and you can write one.
+
+Every layer that a rule touches is an *op*, affine in its input and affine in its parameters:
+y = op(params, x). On the backward pass the op is handed the cotangent g of its output (and, for
+rules that broadcast it, the error e at the network's output), and the rule answers two questions:
+how do my parameters change, and what do I send to whatever produced my input? Everything between
+two ops (nonlinearities, pooling, normalisation, residual additions) is differentiated by JAX as it
+is. So a rule never mentions a layer type, and a layer type never mentions a rule.
+
+To add one: subclass `Rule` as a frozen dataclass in a file of its own, and add a row to `RULES`.
+"""
+import abc
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bioprop.errors import RuleOptionError
+from bioprop.typing import Array, Key, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+  """One layer as a pure function.
+
+  Attributes:
+    function: maps (params, x) to y; affine in each of the two.
+    weights: names of the parameters that multiply x; the others (biases) are added.
+    activation: the elementwise nonlinearity phi that follows the op, so that the post-synaptic
+      activity is phi(y); only for rules with `needs_activation`, None otherwise.
+  """
+  function: Callable[[Params, Array], Array]
+  weights: tuple[str, ...]
+  activation: Callable[[Array], Array] | None = None
+
+  def __call__(self, params: Params, x: Array) -> Array:
+    return self.function(params, x)
+
+  def update(self, params: Params, x: Array, g: Array) -> Params:
+    """The gradient of <g, op(params, x)> in params: pre-synaptic x times cotangent g."""
+    return jax.vjp(lambda p: self.function(p, x), params)[1](g)[0]
+
+  def send(self, weights: Params, params: Params, x: Array, g: Array) -> Array | None:
+    """Sends g [like y] to the op's input through `weights` in place of its own: [like x].
+
+    The primal of the vjp is unused, so XLA drops it: no forward pass is repeated.
+    Returns None where x holds integers (token ids), which take no cotangent.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+      return None
+    return jax.vjp(lambda x: self.function({**params, **weights}, x), x)[1](g)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+  """The place in a network where a rule is applied, when its feedback is made.
+
+  Attributes:
+    path: the layer's path in the model, such as 'encoder/Dense_0'.
+    op: the layer's op.
+    params: the layer's parameters as they are now; at initialisation this is W(0).
+    redraw: maps a key to a fresh, independent draw of `params` from the layer's own initialisers.
+    x: shape and dtype of the op's input.
+    error: shape and dtype of the error at the network's output; None unless `reads_error`.
+  """
+  path: str
+  op: Op
+  params: Params
+  redraw: Callable[[Key], Params]
+  x: jax.ShapeDtypeStruct
+  error: jax.ShapeDtypeStruct | None
+
+  @property
+  def sends(self) -> bool:
+    """Whether the op's input can take a cotangent at all (token ids cannot)."""
+    return jnp.issubdtype(self.x.dtype, jnp.inexact)
+
+
+class Credit(NamedTuple):
+  """What a rule answers on the backward pass; None stands for zeros.
+
+  Attributes:
+    params: the pseudogradient of the op's parameters, structured like them.
+    x: what is sent to the op's input, shaped like it.
+    feedback: the pseudogradient of the feedback, for rules whose feedback learns.
+  """
+  params: Params
+  x: Array | None
+  feedback: PyTree | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule(abc.ABC):
+  """A learning rule: immutable, hashable, compared by value; its fields are its options.
+
+  Class attributes:
+    reads_error: `backward` needs e, the cotangent of the network's output.
+    learns: the feedback is a parameter: it lives in `params` and the optimiser moves it.
+    redraws: the feedback is a random key, new at each call (`rngs={'feedback': key}`).
+    needs_activation: `backward` needs `op.activation`.
+    exact: the rule is backprop, and the layer is best left as it is.
+  """
+  reads_error: ClassVar[bool] = False
+  learns: ClassVar[bool] = False
+  redraws: ClassVar[bool] = False
+  needs_activation: ClassVar[bool] = False
+  exact: ClassVar[bool] = False
+
+  def init_feedback(self, key: Key, site: Site) -> dict[str, PyTree] | None:
+    """Makes the feedback of one site, by name; None (the default) for rules without any."""
+    del key, site
+    return None
+
+  @abc.abstractmethod
+  def backward(
+      self, op: Op, params: Params, x: Array, feedback: PyTree, g: Array, e: Array | None
+  ) -> Credit:
+    """Assigns credit at one op.
+
+    Args:
+      op: the layer.
+      params: its parameters.
+      x: its input, [n, ...].
+      feedback: what `init_feedback` made; a key {'key': ...} where the rule `redraws`.
+      g: the cotangent that arrived at its output, shaped like y.
+      e: the error, that is the cotangent of the network's output, [n, ...]; it contains the loss's
+        reduction (1/n under a mean). None unless the rule `reads_error`.
+
+    Returns:
+      The credit for the op's parameters, input and feedback.
+    """
+
+
+def check_range(rule: Rule, name: str, low: float, high: float = float('inf')) -> None:
+  """Raises RuleOptionError unless the rule's number `name` lies in [low, high]."""
+  value = getattr(rule, name)
+  number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  if not number or not low <= value <= high or math.isinf(value):
+    bounds = f'in [{low:g}, {high:g}]' if high < float('inf') else f'at least {low:g} and finite'
+    raise RuleOptionError(
+        f'{type(rule).__name__} got {name}={value!r}, but {name} must be a number {bounds}. '
+        f'Give it as bioprop.make(..., {name}={max(low, 0.0):g}) or on the command line as '
+        f'--config.rule_options.{name}={max(low, 0.0):g}.')
+
+
+def check_choice(rule: Rule, name: str, choices: tuple[str, ...]) -> None:
+  """Raises RuleOptionError unless the rule's option `name` is one of `choices`."""
+  value = getattr(rule, name)
+  if value not in choices:
+    raise RuleOptionError(
+        f'{type(rule).__name__} got {name}={value!r}; {name} must be one of: '
+        f'{", ".join(choices)}. For instance bioprop.make(..., {name}={choices[0]!r}).')

@@ -1,0 +1,92 @@
+r"""Error-modulated Hebbian learning (Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 4).
+
+Hidden layers learn from pre-synaptic activity, post-synaptic activity and one scalar per sample,
+how wrong the network was:
+
+  Delta W ~ sum_mu |Delta_mu|^2 phi(h_mu) x_mu^T ,    dx = 0 ,
+
+h = op(params, x) the pre-activation, phi the nonlinearity that follows it, Delta = - dl/df of the
+per-sample loss l (for several outputs the square is summed over them; the paper has one). The
+readout follows the true gradient: it is the layer that a cotangent reaches, since no other sends
+any. As nothing is sent down, elementwise parameters below another layer (norm scales) stay put.
+
+Reduction. The error that arrives contains the loss's reduction: under a mean over n samples it is
+-Delta / n. The rule is quadratic in Delta, so it must undo this before squaring; `reduction` says
+how the loss was reduced over samples (and positions).
+"""
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bioprop.errors import ErrorShapeError
+from bioprop.rules.base import Credit, Rule, check_choice, check_range
+from bioprop.rules.broadcast import at_least_float32
+
+# 'auto' reads phi from the model's own code; the names are for models where it cannot be read.
+_NAMED = {
+    'identity': lambda h: h, 'relu': jax.nn.relu, 'tanh': jnp.tanh, 'sigmoid': jax.nn.sigmoid,
+    'gelu': jax.nn.gelu, 'silu': jax.nn.silu, 'elu': jax.nn.elu, 'softplus': jax.nn.softplus,
+    'leaky_relu': jax.nn.leaky_relu, 'erf': jax.lax.erf, 'sin': jnp.sin,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hebb(Rule):
+  """Error-modulated Hebbian learning.
+
+  Attributes:
+    scale: factor on the Hebbian update, hidden layers' learning rate over the readout's.
+    reduction: how the loss is reduced over samples, 'mean' or 'sum'.
+    activation: the nonlinearity after the layer. 'auto' takes the elementwise function that follows
+      it in the model (the identity if something else comes first: normalisation, pooling, a
+      residual addition); otherwise a name in `jax.nn` or `jax.numpy`, or 'identity'.
+  """
+  scale: float = 1.0
+  reduction: str = 'mean'
+  activation: str = 'auto'
+  reads_error = True
+
+  def __post_init__(self):
+    check_range(self, 'scale', 0.0)
+    check_choice(self, 'reduction', ('mean', 'sum'))
+    check_choice(self, 'activation', ('auto', *_NAMED))
+
+  @property
+  def needs_activation(self):
+    """Whether phi is to be read from the model."""
+    return self.activation == 'auto'
+
+  def backward(self, op, params, x, feedback, g, e):
+    """The Hebbian update, or the true one where a cotangent arrives; see `Rule.backward`."""
+    del feedback
+    y = op(params, x)  # The same expression as in the forward pass: XLA computes it once.
+    post = self._phi(op)(y)
+    samples = math.prod(e.shape[:max(1, e.ndim - 1)]) if self.reduction == 'mean' else 1
+    modulation = self._modulation(e * jnp.asarray(samples, e.dtype), y) / samples
+    hebbian = -self.scale * modulation.astype(y.dtype) * post
+    # Hidden layers receive no cotangent at all, because no layer sends any: only the readout does.
+    pseudogradient = jnp.where(jnp.any(g != 0), g, hebbian)
+    dx = jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else None
+    return Credit(op.update(params, x, pseudogradient), dx)
+
+  def _phi(self, op):
+    if self.activation == 'auto':
+      return op.activation
+    return _NAMED[self.activation]
+
+  def _modulation(self, delta, y):
+    """|Delta|^2 of each sample (or position), with axes to multiply y by."""
+    squares = jnp.square(delta.astype(at_least_float32(delta.dtype)))
+    positions = delta.ndim - 1
+    shared = positions if y.shape[:positions] == delta.shape[:positions] else 1
+    per_sample = jnp.sum(squares, axis=tuple(range(max(shared, 1), delta.ndim)))
+    if y.shape[0] != per_sample.shape[0]:
+      raise ErrorShapeError(
+          f'a layer\'s output has shape {y.shape}, and the error at the network\'s output '
+          f'has shape '
+          f'{delta.shape}: their first axes differ, so hebb cannot tell which sample is which. '
+          f'Give this layer another rule: '
+          f'bioprop.wrap(model, {{\'<layer>\': \'bp\', \'*\': \'hebb\'}}).')
+    return per_sample.reshape(per_sample.shape + (1,) * (y.ndim - per_sample.ndim))

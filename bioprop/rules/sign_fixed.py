@@ -1,0 +1,40 @@
+r"""Fixed random-magnitude sign-concordant feedback, frSF (Liao et al. 2016, arXiv 1510.05067).
+
+  B = sign(W) |M| ,  M frozen ,   dW = x^T g ,   dx = B^T g .
+
+M is drawn once by the layer's own initialiser, as W was.
+"""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bioprop.rules.base import Rule, check_range
+from bioprop.rules.sign import signed_credit
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSign(Rule):
+  """Fixed random-magnitude sign-concordant feedback.
+
+  Attributes:
+    scale: factor on the feedback; 1 draws the magnitudes as large as the layer's initial weights.
+  """
+  scale: float = 1.0
+
+  def __post_init__(self):
+    check_range(self, 'scale', 0.0)
+
+  def init_feedback(self, key, site):
+    """|M| for each weight of the op, shaped like it; see `Rule.init_feedback`."""
+    if not site.sends:
+      return None
+    drawn = site.redraw(key)
+    magnitude = lambda w: self.scale * jnp.abs(w)
+    return {name: jax.tree.map(magnitude, drawn[name]) for name in site.op.weights}
+
+  def backward(self, op, params, x, feedback, g, e):
+    """g sent through sign(W) |M|; see `Rule.backward`."""
+    del e
+    return signed_credit(
+        op, params, x, g, lambda name, _: jax.tree.leaves(feedback[name])[0])

@@ -1,0 +1,107 @@
+"""The command line: flags, their errors, and how a run ends. Every mistake is one paragraph."""
+import contextlib
+import difflib
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from bioprop.errors import BiopropError
+from bioprop.training import config as config_lib
+from bioprop.training import workdir
+
+_RUNS = 'runs'
+
+
+def define_flags(default_config: str | os.PathLike) -> None:
+  """Defines --config, --workdir and --data_dir."""
+  with _told(sys.argv):  # Reads the overrides at once, where no --config comes first.
+    config_flags.DEFINE_config_file(
+        'config', str(default_config), 'File of the experiment; --config.<name>=<value> overrides.')
+  flags.DEFINE_string(
+      'workdir', None, f'Directory of the run; one that holds a run with the same configuration '
+      f'goes on with it. Default: {_RUNS}/<config>-<rule>-seed<seed>, numbered from 2 on if that '
+      'run is finished or differs.')
+  flags.DEFINE_string('data_dir', None, 'Folder of prepared datasets (TFDS).')
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses the command line for `absl.app.run`; a mistake ends the program with status 1."""
+  app.define_help_flags()
+  with _told(argv):
+    rest = flags.FLAGS(argv)
+    _ = flags.FLAGS.config.rule  # A file that could not be loaded is only reported when it is used.
+  if rest[1:]:
+    raise _ending(f'there is no use for {" ".join(rest[1:])!r}: everything is a flag, as in '
+                  '--config=...')
+  return rest
+
+
+def arguments() -> tuple[ml_collections.ConfigDict, pathlib.Path, str | None]:
+  """Returns the configuration, the run's directory and the data's, from the parsed flags."""
+  logging.set_verbosity(logging.WARNING)  # app.run raises it, and orbax tells of every file.
+  config = flags.FLAGS.config
+  path = flags.FLAGS.workdir
+  if path is None:
+    stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+    path = workdir.fresh(_RUNS, f'{stem}-{config.rule}-seed{config.seed}', config)
+  return config, pathlib.Path(path), flags.FLAGS.data_dir
+
+
+@contextlib.contextmanager
+def reported(path: pathlib.Path | None = None) -> Iterator[None]:
+  """Ends the program with one paragraph on an error of ours (status 1) or on Ctrl-C (130)."""
+  try:
+    yield
+  except BiopropError as error:
+    raise _ending(str(error)) from error
+  except KeyboardInterrupt:
+    print(f'\ninterrupted. The same command goes on from the last checkpoint in {path}.',
+          file=sys.stderr)
+    sys.exit(130)
+
+
+@contextlib.contextmanager
+def _told(argv):
+  """Ends the program with one paragraph on any mistake in the flags or the configuration's file."""
+  file = next((arg.split('=', 1)[1] for arg in argv if re.match('--?config=', arg)), '')
+  try:
+    yield
+  except flags.UnrecognizedFlagError as error:
+    raise _ending(f'there is no flag --{error.flagname}. The flags are --config, --config.<name>, '
+                  '--workdir and --data_dir.') from error
+  except flags.Error as error:
+    raise _ending(str(error)) from error
+  except OSError:
+    raise _ending(f'there is no configuration {file}. Type for instance '
+                  '--config=configs/mnist_lenet.py.') from None
+  except Exception as error:  # An unknown key, or whatever a file of the user's raises.
+    names = [match[1] for match in (re.match(r'--?(?:no)?config\.([^=]+)', arg) for arg in argv)
+             if match]
+    raise _ending(next(filter(None, map(_unknown_key, names)),
+                       f'the configuration {file} cannot be loaded: {type(error).__name__}: '
+                       f'{error}')) from error
+
+
+def _unknown_key(name):
+  """The error for an override of a key that is not there, None if it is."""
+  node, prefix = config_lib.base(), 'config'
+  for part in name.split('.'):
+    if not isinstance(node, ml_collections.ConfigDict):
+      return f'there is no --{prefix}.{part}: {prefix} is one value, set by --{prefix}=...'
+    if part not in node:
+      close = difflib.get_close_matches(part, list(node), n=1)
+      guess = f' Did you mean --{prefix}.{close[0]}?' if close else ''
+      return f'there is no --{prefix}.{part}.{guess} Valid under {prefix}: {", ".join(node)}.'
+    node, prefix = node[part], f'{prefix}.{part}'
+  return None
+
+
+def _ending(message):
+  """Status 1, and the message as one paragraph, whatever line breaks it came with."""
+  return SystemExit(f'{pathlib.Path(sys.argv[0]).name}: {" ".join(message.split())}')

@@ -1,0 +1,138 @@
+"""What a run is made of: the commented default, and the check that every value can work."""
+import collections.abc
+import dataclasses
+import difflib
+import types
+import typing
+
+import ml_collections
+from ml_collections import config_dict
+
+from bioprop.errors import ConfigError
+from bioprop.models import MODELS
+from bioprop.rules import RULES
+
+CHOICES = {
+    'augment': ('none', 'shift_flip'),
+    'loss': ('cross_entropy', 'mse'),
+    'model': tuple(MODELS),
+    'optimizer': ('sgd', 'adam', 'adamw'),
+    'schedule': ('constant', 'cosine', 'step'),
+}
+_AT_LEAST_ONE = ('epochs', 'batch_size', 'eval_batch_size', 'checkpoint_every', 'keep')
+_NOT_NEGATIVE = ('seed', 'validation', 'learning_rate', 'momentum', 'weight_decay', 'warmup_epochs')
+
+
+def base() -> ml_collections.ConfigDict:
+  """Returns the default configuration, which each file in configs/ overrides."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # Weights, feedback, order of the examples, augmentation.
+
+  config.rule = 'fa'  # A name in bioprop.RULES.
+  config.rule_options = _options(RULES.values())  # None: the default, in rule_defaults or the rule.
+  # What this experiment changes of some rules' own defaults: {'dfa': {'scale': 1.0}}.
+  config.rule_defaults = ml_collections.ConfigDict()
+
+  config.model = 'mlp'  # A name in bioprop.models.MODELS.
+  config.model_options = _options(MODELS.values())  # None: the model's default.
+
+  config.dataset = 'digits'
+  config.validation = 5000  # Examples that leave the training set to choose settings by.
+  config.augment = 'none'  # 'shift_flip': pad by 4 pixels and crop, flip left-right (CIFAR).
+
+  config.loss = 'cross_entropy'  # 'mse': half the squared distance to the one-hot label.
+  config.epochs = 10
+  config.batch_size = 64  # The incomplete last batch of an epoch is left out.
+  config.eval_batch_size = 500  # Changes the speed only.
+
+  config.optimizer = 'sgd'  # 'adam' and 'adamw' keep optax's b1 = 0.9, b2 = 0.999, eps = 1e-8.
+  config.learning_rate = 0.1
+  config.momentum = 0.9  # sgd only.
+  config.nesterov = False  # sgd only.
+  config.weight_decay = 0.0  # Added to the gradient, as in PyTorch; adamw: decoupled from it.
+  config.decay_kernels_only = False  # True: spares biases and norm scales (leaves with ndim < 2).
+  config.clip_norm = config_dict.placeholder(float)  # Largest norm of the whole gradient.
+
+  config.schedule = 'cosine'  # To zero at the last step; 'step': times step_factor at step_epochs.
+  config.warmup_epochs = 0.0  # Linear, before the schedule; part of `epochs`.
+  config.step_epochs = (100, 150)
+  config.step_factor = 0.1
+
+  config.checkpoint_every = 1  # Epochs; the last epoch is always kept.
+  config.keep = 2  # Checkpoints.
+  # Training steps in one call on the device; None: a whole epoch. Between two calls the progress
+  # bar moves: set it where an epoch takes minutes.
+  config.steps_per_call = config_dict.placeholder(int)
+  return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError where a value is unknown or cannot work, with the valid ones."""
+  missing = sorted(set(base()) - set(config))
+  if missing:
+    raise ConfigError(
+        f'the configuration lacks {", ".join(missing)}. Start from bioprop.training.config.base() '
+        'and override.')
+  for name, valid in CHOICES.items():
+    if config[name] not in valid:
+      raise unknown(name, config[name], valid)
+  for name in (*_AT_LEAST_ONE, *_NOT_NEGATIVE):
+    least = 1 if name in _AT_LEAST_ONE else 0
+    if config[name] is None or not config[name] >= least:
+      raise ConfigError(f'config.{name} is {config[name]}, and must be at least {least}. '
+                        f'Type for instance --config.{name}={base()[name]}.')
+  if config.steps_per_call is not None and config.steps_per_call < 1:
+    raise ConfigError(f'config.steps_per_call is {config.steps_per_call}, and must be at least 1, '
+                      'or None for a whole epoch in one call.')
+  if config.clip_norm is not None and not config.clip_norm > 0:
+    raise ConfigError(f'config.clip_norm is {config.clip_norm}, and must be positive, or None for '
+                      'no clipping.')
+  if config.warmup_epochs >= config.epochs:
+    raise ConfigError(f'config.warmup_epochs is {config.warmup_epochs}, which leaves nothing of '
+                      f'config.epochs={config.epochs}: warm up for less, or train for longer.')
+
+
+def rule_options(config: ml_collections.ConfigDict) -> dict[str, typing.Any]:
+  """Returns the options of the configured rule: the experiment's defaults, then what was asked."""
+  return {**config.rule_defaults.get(config.rule, {}), **chosen(config.rule_options)}
+
+
+def chosen(options: ml_collections.ConfigDict) -> dict[str, typing.Any]:
+  """Returns the options that are not None, as keyword arguments."""
+  return {name: value for name, value in options.items() if value is not None}
+
+
+def unknown(name: str, value: typing.Any, valid: collections.abc.Iterable[str]) -> ConfigError:
+  """Returns the error for a value of config.<name> that does not exist."""
+  close = difflib.get_close_matches(str(value), list(valid), n=1)
+  guess = f' Did you mean {close[0]!r}?' if close else ''
+  example = close[0] if close else next(iter(valid))
+  return ConfigError(f'there is no {name} {value!r}.{guess} Valid: {", ".join(valid)}. '
+                     f'Type for instance --config.{name}={example}.')
+
+
+def fields(maker: collections.abc.Callable) -> dict[str, typing.Any]:
+  """Returns the options of a model or rule, a dataclass or a partial of one: name to type."""
+  cls = getattr(maker, 'func', maker)
+  hints = typing.get_type_hints(cls)
+  return {field.name: hints[field.name] for field in dataclasses.fields(cls)
+          if field.init and field.name not in ('classes', 'parent', 'name')}
+
+
+def _options(makers):
+  """Every option of every maker as a typed placeholder, so that a locked config can set it."""
+  options = ml_collections.ConfigDict()
+  for maker in makers:
+    for name, hint in fields(maker).items():
+      if name not in options:
+        options[name] = config_dict.placeholder(_value_type(hint))
+  return options
+
+
+def _value_type(hint):
+  """The type that a flag gives to a field of this type: 'str | Callable' is set by a str."""
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    hint = next(part for part in typing.get_args(hint) if part is not type(None))
+  if typing.get_origin(hint) in (collections.abc.Sequence, tuple, list):
+    return tuple
+  return hint if hint in (bool, int, float, str) else object

@@ -1,0 +1,110 @@
+"""A whole run: from a configuration and a directory to results, through any interruption."""
+import contextlib
+import math
+import os
+import time
+
+import ml_collections
+import tqdm
+
+from bioprop.errors import DivergedError
+from bioprop.training import metrics, workdir
+from bioprop.training.checkpoint import Checkpoints
+from bioprop.training.results import Results
+from bioprop.training.trainer import NotFinite, Trainer
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    path: str | os.PathLike,
+    data_dir: str | None = None,
+    progress: bool = True,
+) -> Results:
+  """Trains a model by a rule, or goes on with the run in `path`, to the same bits.
+
+  Args:
+    config: as from `bioprop.training.base`.
+    path: the run's directory: new, empty, or of a run with the same configuration.
+    data_dir: folder of prepared datasets.
+    progress: whether to show a progress bar.
+
+  Raises:
+    ConfigError, UnknownRuleError, RuleOptionError: if the configuration names what is not there.
+    DataError: if the dataset is missing, or too small for one batch.
+    WorkdirError: if the directory cannot be written, or holds something else.
+    CheckpointError: if the last checkpoint is damaged.
+    DivergedError: if the loss becomes infinite or NaN.
+  """
+  trainer = Trainer(config, data_dir)
+  state = trainer.init()  # Whatever is wrong with the model shows before a directory is made.
+  with contextlib.ExitStack() as stack:
+    directory = stack.enter_context(workdir.opened(path, config))
+    checkpoints = Checkpoints(directory / 'checkpoints', config.keep)
+    stack.callback(checkpoints.close)
+    done = max(checkpoints.epochs(), default=0)
+    if done:
+      state = checkpoints.restore(done, state)
+    if not (done == config.epochs and metrics.is_finished(directory)):
+      log = metrics.MetricsLog(directory, done, int(state.step))
+      stack.callback(log.close)
+      state = _train(trainer, state, done, config, checkpoints, log, progress)
+    return _results(config, directory, state)
+
+
+def _train(trainer, state, done, config, checkpoints, log, progress):
+  """Trains the epochs after `done`, and tests the last state."""
+  with tqdm.tqdm(total=config.epochs * trainer.steps, initial=done * trainer.steps, unit='step',
+                 disable=not progress, dynamic_ncols=True) as bar:
+    clock = time.perf_counter()
+    for epoch in range(done + 1, config.epochs + 1):
+      bar.set_description(f'epoch {epoch}/{config.epochs}')
+      state, record = _epoch(trainer, state, epoch, checkpoints, bar.update)
+      step = epoch * trainer.steps
+      now = time.perf_counter()
+      record['seconds'], clock = now - clock, now  # Of everything, the last checkpoint included.
+      # The line comes first: a checkpoint promises that the lines up to it are there.
+      log.write(record, step)
+      if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
+        checkpoints.save(epoch, state)
+      bar.set_postfix({name: f'{record[name]:.4f}' for name in (
+          'train_loss', 'train_accuracy', 'validation_accuracy') if name in record})
+  checkpoints.wait()
+  test = trainer.test(state)
+  log.write({'test_loss': test.loss, 'test_accuracy': test.accuracy}, config.epochs * trainer.steps)
+  return state
+
+
+def _epoch(trainer, state, epoch, checkpoints, tick):
+  """One epoch and its record, or the reason why it could not be."""
+  began = time.perf_counter()
+  try:
+    state, train = trainer.epoch(state, epoch, tick)
+  except NotFinite as failure:
+    checkpoints.wait()
+    last = max(checkpoints.epochs(), default=0)
+    before = trainer.init()
+    before = checkpoints.restore(last, before) if last else before
+    raise trainer.explain(before, last, epoch, failure) from None
+  seconds = time.perf_counter() - began
+  record = {'epoch': epoch, 'train_loss': train.loss, 'train_accuracy': train.accuracy}
+  validation = trainer.validate(state)
+  if validation and not math.isfinite(validation.loss):
+    raise DivergedError(
+        f'after epoch {epoch} the validation loss is {validation.loss}, although the training loss '
+        'and the parameters are finite: outputs overflow on examples that were not trained on. No '
+        'checkpoint of this epoch was written. Try a smaller --config.learning_rate, or '
+        '--config.clip_norm=1.')
+  if validation:
+    record.update(validation_loss=validation.loss, validation_accuracy=validation.accuracy)
+  record.update(learning_rate=float(trainer.schedule(epoch * trainer.steps - 1)),
+                steps_per_second=trainer.steps / seconds)
+  return state, record
+
+
+def _results(config, directory, state):
+  *epochs, final = metrics.read(directory)
+  last = epochs[-1]
+  return Results(
+      config.rule, config.epochs, last['train_loss'], last['train_accuracy'],
+      last.get('validation_loss'), last.get('validation_accuracy'), final['test_loss'],
+      final['test_accuracy'], sum(record['seconds'] for record in epochs), state, directory)

@@ -1,0 +1,168 @@
+"""Pure functions of one step, many steps in one scan, and evaluation: nothing here touches a disk.
+
+All randomness is a function of (seed, epoch) or of (seed, step), never of what ran before, so that
+a run that was interrupted goes on exactly as if it had not been.
+"""
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bioprop.training.loop_convolutions import fast_in_loops
+from bioprop.training.state import State
+from bioprop.typing import Array, Key, PyTree
+
+
+class Examples(NamedTuple):
+  """Examples on the device: images uint8 [n, h, w, c] and labels int32 [n] (-1: padding)."""
+  images: Array
+  labels: Array
+
+
+class Metrics(NamedTuple):
+  """Loss and number of correct answers: of each step [steps], or summed over examples []."""
+  loss: Array
+  correct: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What stays the same from step to step: closed over, never traced.
+
+  Attributes:
+    model: maps images [n, h, w, c] to logits [n, classes].
+    tx: the optimiser.
+    loss: maps logits [n, classes] and labels [n] to the loss of each example [n].
+    augment: maps a key and images [n, h, w, c] to as many images, or None.
+    mean, std: of each channel of the uint8 images, float32 [c].
+    seed: of all randomness.
+    batch_size: examples of one step.
+  """
+  model: nn.Module
+  tx: optax.GradientTransformation
+  loss: Callable[[Array, Array], Array]
+  augment: Callable[[Key, Array], Array] | None
+  mean: np.ndarray
+  std: np.ndarray
+  seed: int
+  batch_size: int
+
+  def key(self, stream: str) -> Key:
+    """The root of one stream of randomness: 'init', 'order' or 'step'."""
+    return jax.random.fold_in(jax.random.key(self.seed), ('init', 'order', 'step').index(stream))
+
+  def normalise(self, images: Array) -> Array:
+    """Maps uint8 [n, h, w, c] to float32 of mean 0 and standard deviation 1 per channel."""
+    shape = (1, 1, 1, -1)
+    return (images.astype(jnp.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
+
+
+def apply_train(
+    task: Task, params: PyTree, model_state: dict[str, PyTree], images: Array, step: Array,
+    capture: Callable[[nn.Module, str], bool] | bool = False,
+) -> tuple[Array, dict[str, PyTree]]:
+  """Runs the model in training mode on uint8 images, as step `step` does.
+
+  `capture` is flax's capture_intermediates: which outputs to return under 'intermediates'.
+
+  Returns:
+    Logits [n, classes], and the collections that the model changed.
+  """
+  augment_key, dropout_key, feedback_key = jax.random.split(
+      jax.random.fold_in(task.key('step'), step), 3)
+  if task.augment is not None:
+    images = task.augment(augment_key, images)
+  # Frozen feedback stays as it was made; everything else that a model keeps (batch statistics)
+  # may change.
+  mutable = [name for name in model_state if name != 'feedback']
+  if capture:
+    mutable.append('intermediates')
+  return task.model.apply(
+      {'params': params, **model_state}, task.normalise(images), train=True, mutable=mutable,
+      rngs={'dropout': dropout_key, 'feedback': feedback_key}, capture_intermediates=capture)
+
+
+def gradients(task: Task, state: State, batch: Examples) -> tuple[PyTree, PyTree, Metrics]:
+  """Returns the rule's gradients, the new model_state and the metrics of one batch."""
+  def loss_fn(params):
+    logits, new = apply_train(task, params, state.model_state, batch.images, state.step)
+    loss = jnp.mean(task.loss(logits, batch.labels))
+    correct = jnp.sum(jnp.argmax(logits, axis=-1) == batch.labels)
+    return loss, ({**state.model_state, **new}, correct)
+
+  (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  return grads, model_state, Metrics(loss, correct)
+
+
+def train_step(task: Task, state: State, batch: Examples) -> tuple[State, Metrics]:
+  """One update."""
+  grads, model_state, metrics = gradients(task, state, batch)
+  updates, opt_state = task.tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  return State(state.step + 1, params, model_state, opt_state), metrics
+
+
+def batch_indices(task: Task, examples: int, epoch: Array | int) -> Array:
+  """Which examples each step of an epoch sees: int32 [steps, batch_size].
+
+  A permutation of all of them, less the incomplete last batch.
+  """
+  order = jax.random.permutation(jax.random.fold_in(task.key('order'), epoch), examples)
+  steps = examples // task.batch_size
+  return order[:steps * task.batch_size].reshape(steps, task.batch_size)
+
+
+def train_steps(
+    task: Task, length: int, state: State, data: Examples, epoch: Array, start: Array,
+) -> tuple[State, Metrics, Array]:
+  """Runs `length` steps of an epoch, from its step `start` on, as one scan.
+
+  Returns:
+    The new state, the metrics of each step [length], and whether the new state is finite [].
+  """
+  indices = batch_indices(task, len(data.labels), epoch)
+  indices = jax.lax.dynamic_slice_in_dim(indices, start, length)
+
+  def body(state, index):
+    batch = Examples(jnp.take(data.images, index, axis=0), jnp.take(data.labels, index, axis=0))
+    return train_step(task, state, batch)
+
+  state, metrics = jax.lax.scan(fast_in_loops(body), state, indices)
+  return state, metrics, all_finite(state)
+
+
+def evaluate(task: Task, state: State, data: Examples) -> Metrics:
+  """Sums loss and correct answers over examples stored in batches, [batches, batch, ...]."""
+  def body(total, batch):
+    # A rule that draws its feedback asks for the stream although only the backward pass uses it.
+    logits = task.model.apply(
+        {'params': state.params, **state.model_state}, task.normalise(batch.images), train=False,
+        rngs={'feedback': task.key('step')})
+    real = batch.labels >= 0
+    loss = jnp.sum(jnp.where(real, task.loss(logits, batch.labels), jnp.zeros((), logits.dtype)))
+    correct = jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) & real)
+    return Metrics(total.loss + loss, total.correct + correct), None
+
+  zero = Metrics(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+  return jax.lax.scan(body, zero, data)[0]
+
+
+def in_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Examples:
+  """Cuts examples into batches [batches, batch, ...] on the device, the last filled with -1."""
+  batch_size = min(batch_size, len(labels))
+  fill = -len(labels) % batch_size
+  images = np.pad(images, ((0, fill), (0, 0), (0, 0), (0, 0)))
+  labels = np.pad(labels, (0, fill), constant_values=-1)
+  return Examples(jnp.asarray(images.reshape(-1, batch_size, *images.shape[1:])),
+                  jnp.asarray(labels.reshape(-1, batch_size)))
+
+
+def all_finite(tree: PyTree) -> Array:
+  """Whether every floating-point leaf is finite, bool []."""
+  leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

@@ -1,0 +1,174 @@
+"""One run's model, optimiser, data on the device and compiled functions: epochs, and no files."""
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from bioprop import data as data_lib
+from bioprop.errors import BiopropError, ConfigError, DataError, DivergedError
+from bioprop.models import MODELS
+from bioprop.plug.linen import wrap
+from bioprop.rules import make
+from bioprop.training import augment, diagnose, loss, optimizer
+from bioprop.training import config as config_lib
+from bioprop.training import step as step_lib
+from bioprop.training.state import State, make_state
+
+
+class Average(NamedTuple):
+  """Means over examples."""
+  loss: float
+  accuracy: float
+
+
+class NotFinite(Exception):
+  """The loss or the state stopped being finite in a step of an epoch, counted from 0."""
+
+  def __init__(self, loss: float, step: int):
+    super().__init__(loss, step)
+    self.loss, self.step = loss, step
+
+
+class Trainer:
+  """Runs epochs from a configuration.
+
+  Attributes:
+    steps: of one epoch.
+    schedule: the learning rate by step.
+    task: the pure description of a step.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, data_dir: str | None = None,
+               data: data_lib.Dataset | None = None):
+    """Loads the data, unless they are given, and builds everything.
+
+    Raises:
+      ConfigError, UnknownRuleError, RuleOptionError: if the configuration names what is not there.
+      DataError: if the dataset is missing, or too small for one batch.
+    """
+    config_lib.check(config)
+    rule = make(config.rule, **config_lib.rule_options(config))
+    # Always the same split: seeds differ in training, not in what is validated on.
+    data = data or data_lib.load(config.dataset, data_dir, validation=config.validation)
+    examples = len(data.train.labels)
+    if examples < config.batch_size:
+      raise DataError(
+          f'config.batch_size is {config.batch_size}, but only {examples} training examples of '
+          f'{config.dataset} remain beside {config.validation} for validation: not one batch. Type '
+          f'for instance --config.batch_size={min(64, examples)}.')
+    self._made_from = f'{config.model} with {config_lib.chosen(config.model_options) or "defaults"}'
+    self.steps = examples // config.batch_size
+    tx, self.schedule = optimizer.make_optimizer(config, self.steps)
+    self.task = step_lib.Task(
+        wrap(_make_model(config, data.num_classes), rule), tx, loss.make_loss(config.loss),
+        augment.make_augment(config.augment), data.mean, data.std, config.seed, config.batch_size)
+    self._per_call = min(config.steps_per_call or self.steps, self.steps)
+    self._train_data = step_lib.Examples(*jax.device_put(tuple(data.train)))
+    self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size)
+                        if config.validation else None)
+    self._test = data.test
+    self._eval_batch_size = config.eval_batch_size
+    self._train = jax.jit(
+        functools.partial(step_lib.train_steps, self.task), static_argnums=0, donate_argnums=1)
+    self._evaluate = jax.jit(functools.partial(step_lib.evaluate, self.task))
+
+  def init(self) -> State:
+    """Returns the state before the first step.
+
+    Raises:
+      ConfigError: if the model does not take its options, or images of this shape.
+    """
+    sample = self.task.normalise(self._train_data.images[:1])
+    try:
+      return make_state(self.task.model, self.task.tx, self.task.key('init'), sample)
+    except BiopropError:
+      raise
+    except Exception as error:  # What flax and jax raise depends on what the option was meant for.
+      raise ConfigError(
+          f'the model cannot be built on images {list(sample.shape[1:])}: {type(error).__name__}: '
+          f'{str(error).splitlines()[0]} It is {self._made_from}. Check config.model, '
+          'config.model_options and config.dataset.') from error
+
+  def epoch(
+      self, state: State, epoch: int, tick: Callable[[int], None] = lambda steps: None,
+  ) -> tuple[State, Average]:
+    """Trains one epoch (1 is the first); the state that came in is used up.
+
+    `tick` is called with the number of steps done, 0 while waiting for the device.
+
+    Raises:
+      NotFinite: if the loss, or anything in the state, is infinite or NaN.
+    """
+    total_loss, total_correct = 0., 0
+    for start in range(0, self.steps, self._per_call):
+      length = min(self._per_call, self.steps - start)
+      state, metrics, finite = self._train(length, state, self._train_data, epoch, start)
+      _wait(finite, tick)
+      losses = np.asarray(metrics.loss, np.float64)
+      bad = np.flatnonzero(~np.isfinite(losses))
+      if bad.size or not finite:
+        at = int(bad[0]) if bad.size else length - 1
+        raise NotFinite(float(losses[at]), start + at)
+      total_loss += losses.sum()
+      total_correct += int(metrics.correct.sum())
+      tick(length)
+    return state, Average(float(total_loss) / self.steps,
+                          total_correct / (self.steps * self.task.batch_size))
+
+  def validate(self, state: State) -> Average | None:
+    """Returns loss and accuracy on the validation split, None where there is none."""
+    return None if self._validation is None else self._average(state, self._validation)
+
+  def test(self, state: State) -> Average:
+    """Returns loss and accuracy on the test split: for reporting, never for a choice."""
+    return self._average(
+        state, step_lib.in_batches(*self._test, self._eval_batch_size))
+
+  def explain(self, state: State, replayed: int, epoch: int, failure: NotFinite) -> DivergedError:
+    """Makes the failing step again, from the state after epoch `replayed`, and says what broke."""
+    for number in range(replayed + 1, epoch):
+      state, _ = self.epoch(state, number)
+    first = max(failure.step - 1, 0)  # The step before may have made the bad parameters.
+    if first:
+      state, _, _ = self._train(first, state, self._train_data, epoch, 0)
+    indices = step_lib.batch_indices(self.task, len(self._train_data.labels), epoch)
+    for number in range(first, failure.step + 1):
+      batch = step_lib.Examples(*(leaf[indices[number]] for leaf in self._train_data))
+      finding, state = diagnose.examine(self.task, state, batch)
+      if finding:
+        break
+    total = (epoch - 1) * self.steps + number
+    return DivergedError(diagnose.describe(
+        failure.loss, finding, epoch, number + 1, self.steps, total + 1,
+        float(self.schedule(total))))
+
+  def _average(self, state, batches):
+    metrics = self._evaluate(state, batches)
+    count = int((np.asarray(batches.labels) >= 0).sum())
+    return Average(float(metrics.loss) / count, int(metrics.correct) / count)
+
+
+def _make_model(config, classes):
+  options = config_lib.chosen(config.model_options)
+  make_model = MODELS[config.model]
+  valid = config_lib.fields(make_model)
+  for name in options:
+    if name not in valid:
+      raise ConfigError(
+          f'model {config.model!r} has no option {name!r} (config.model_options.{name} is '
+          f'{options[name]!r}). Its options are: {", ".join(valid)}.')
+  return make_model(classes=classes, **options)
+
+
+def _wait(array, tick):
+  """Waits in short sleeps, so that Ctrl-C is heard; they grow to a hundredth of the wait."""
+  began = time.perf_counter()
+  while not array.is_ready():
+    waited = time.perf_counter() - began
+    time.sleep(min(max(waited / 100, 1e-4), 0.1))
+    if waited > 1:
+      tick(0)

@@ -1,0 +1,138 @@
+"""The directory of one run: made, recognised, locked, and never mixed with anything else.
+
+    config.json       the resolved configuration
+    metrics.jsonl     one line per epoch, and one with the final result
+    events.out.*      the same for TensorBoard
+    checkpoints/      by epoch
+    curves.png        drawn by train.py
+"""
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+import ml_collections
+
+from bioprop.errors import WorkdirError
+from bioprop.training import metrics
+
+_LOCK = '.lock'
+_NEW = 'config.json.new'
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterator[pathlib.Path]:
+  """Makes or re-enters a run's directory, and holds it against other processes meanwhile.
+
+  Raises:
+    WorkdirError: if it cannot be written, holds something else, holds a run of another
+      configuration, or is in use.
+  """
+  path = pathlib.Path(path).expanduser()
+  with contextlib.ExitStack() as stack:
+    try:
+      _enter(path, as_json(config), stack)
+    except OSError as error:
+      raise WorkdirError(f'cannot use {path} as the working directory: '
+                         f'{error.strerror or error}. Choose one that you can write to: '
+                         '--workdir=...') from error
+    yield path
+
+
+def fresh(root: str | os.PathLike, name: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Returns root/name, or the first of root/name-2, root/name-3, ... that is free.
+
+  Free is what does not exist, and an unfinished run of the very same configuration, which the
+  same command thus resumes. A finished run is never entered: training again means a new one.
+  """
+  number = 1
+  while True:
+    path = pathlib.Path(root) / (name if number == 1 else f'{name}-{number}')
+    if not path.exists() or _resumable(path, config):
+      return path
+    number += 1
+
+
+def read_config(path: pathlib.Path) -> dict | None:
+  """Returns the configuration of the run in a directory, None if there is no run.
+
+  Raises:
+    WorkdirError: if config.json is damaged.
+  """
+  try:
+    text = (path / 'config.json').read_text()
+  except FileNotFoundError:
+    return None
+  try:
+    return json.loads(text)
+  except ValueError as error:
+    raise WorkdirError(f'{path / "config.json"} is damaged ({error}), so the run there cannot be '
+                       'resumed. Restore it, or train in another --workdir.') from error
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict:
+  """Returns the configuration as JSON gives it back: tuples as lists."""
+  return json.loads(json.dumps(config.to_dict(), sort_keys=True))
+
+
+def differences(old: dict, new: dict, prefix: str = '') -> list[str]:
+  """Returns 'key: old there, new here' for every key whose value differs."""
+  lines = []
+  for key in sorted({*old, *new}):
+    before, after = old.get(key), new.get(key)
+    if isinstance(before, dict) and isinstance(after, dict):
+      lines += differences(before, after, f'{prefix}{key}.')
+    elif before != after:
+      lines.append(f'{prefix}{key} is {before!r} there and {after!r} here')
+  return lines
+
+
+def _enter(path, wanted, stack):
+  """Checks what is there before anything is written; the lock is let go with the stack."""
+  present = read_config(path)
+  if present is None:
+    _refuse_foreign(path)
+  elif present != wanted:
+    raise WorkdirError(
+        f'{path} holds a run of another configuration, which is left as it is: '
+        f'{"; ".join(differences(present, wanted))}. Give the same values to go on with it, or '
+        'train in another --workdir.')
+  path.mkdir(parents=True, exist_ok=True)
+  stack.enter_context(_locked(path))
+  if present is None:
+    (path / _NEW).write_text(json.dumps(wanted, indent=2) + '\n')
+    os.replace(path / _NEW, path / 'config.json')
+
+
+def _resumable(path, config):
+  """Whether the same command, given again, should go on here."""
+  try:
+    if read_config(path) != as_json(config) or metrics.is_finished(path):
+      return False
+    with _locked(path):
+      return True
+  except (WorkdirError, OSError):
+    return False
+
+
+def _refuse_foreign(path):
+  """Raises WorkdirError if there is anything here that a run did not leave."""
+  foreign = sorted({item.name for item in path.iterdir()} - {_LOCK, _NEW}) if path.exists() else []
+  if foreign:
+    some = ', '.join(foreign[:3]) + (', ...' if len(foreign) > 3 else '')
+    raise WorkdirError(f'{path} holds other files ({some}) and no run, and is left as it is. '
+                       f'Choose another --workdir, for instance {path / "run"}.')
+
+
+@contextlib.contextmanager
+def _locked(path):
+  """Holds a directory for this process; the system lets go of it even if the process is killed."""
+  with open(path / _LOCK, 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise WorkdirError(f'another process is training in {path}. Wait for it, or choose another '
+                         '--workdir.') from None
+    yield

@@ -1,0 +1,62 @@
+"""The benchmark compares what it says it compares; times themselves are not tested."""
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import bioprop
+from bioprop.bench import epochs, speed, steps
+from bioprop.models import MLP, MODELS
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+  monkeypatch.setitem(steps.CASES, 'mlp', steps.Case(MLP(hidden=(8, 8)), (4, 5, 5, 1)))
+
+
+def test_rows_hold_what_the_json_promises(tiny):
+  rows = speed.measure('mlp', ['bp', 'kp'], rounds=2, seconds=0.0)
+  assert [row['rule'] for row in rows] == ['plain', 'bp', 'kp']
+  assert all(set(row) == {'model', 'rule', 'step_ms', 'ratio', 'peak_mb'} for row in rows)
+  assert rows[0]['ratio'] == 1.0
+  json.dumps(rows)
+
+
+def test_plugged_backprop_is_the_plain_program(tiny):
+  """Nothing added: the programs handed to the compiler are the same, character by character."""
+  def program(model):
+    x = jnp.ones((4, 5, 5, 1))
+    variables = model.init(jax.random.key(0), x)
+    loss = lambda params: jnp.sum(model.apply({'params': params}, x)**2)
+    return jax.jit(jax.grad(loss)).lower(variables['params']).as_text()
+
+  model = steps.CASES['mlp'].model
+  assert program(bioprop.wrap(model, 'bp')) == program(model)
+  assert program(bioprop.wrap(model, 'usf')) != program(model)
+
+
+def test_memory_counts_the_feedback(tiny):
+  """Peak of kp is at least a second set of kernels, and their momentum, above the plain step's."""
+  plain, kp = (steps.make_step(steps.CASES['mlp'], rule).peak_mb for rule in (None, 'kp'))
+  kernels = 4 * (25 * 8 + 8 * 8 + 8 * 10) / 1e6
+  assert kp - plain >= 2 * kernels
+
+
+def test_both_epoch_loops_take_the_same_number_of_steps(monkeypatch):
+  monkeypatch.setitem(epochs.CASES, 'mlp', (160, (4, 4, 1)))
+  monkeypatch.setitem(MODELS, 'mlp', functools.partial(MLP, hidden=(8,)))
+  rows = epochs.measure('mlp', rounds=1)
+  assert [row['loop'] for row in rows] == ['bare', 'bioprop']
+  assert rows[0]['ratio'] == 1.0 and rows[1]['epoch_s'] > 0
+
+
+def test_unknown_model_is_one_line_with_the_choices():
+  ran = subprocess.run([sys.executable, '-m', 'bioprop.bench.speed', '--models=vgg'],
+                       capture_output=True, text=True, check=False)
+  assert ran.returncode == 1
+  assert 'choose from mlp, lenet, resnet18' in ran.stderr + ran.stdout
+  assert 'Traceback' not in ran.stderr

@@ -1,0 +1,26 @@
+"""Strict numerics for every test: no silent rank or dtype promotion, warnings are errors."""
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def x64():
+  """float64 for one test."""
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture
+def tfds_dir() -> str:
+  """Directory of prepared TFDS datasets, beside the repository; skips where there is none."""
+  path = ROOT.parent / 'shared' / 'data' / 'tfds'
+  if not path.is_dir():
+    pytest.skip(f'no prepared datasets at {path.name}/ beside the repository')
+  return str(path)

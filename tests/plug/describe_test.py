@@ -1,0 +1,78 @@
+"""describe: one row a parameter, and nothing left on backprop in silence."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import bioprop
+
+
+class Low(nn.Dense):
+  """A Dense with a matrix of its own beside the kernel."""
+
+  @nn.compact
+  def __call__(self, x):
+    return super().__call__(x) + x @ self.param('extra', nn.initializers.normal(), (6, 6))
+
+
+class Everything(nn.Module):
+  """Embedding, norm, attention, a custom matrix."""
+
+  @nn.compact
+  def __call__(self, tokens, train):
+    x = nn.Embed(9, 6)(tokens)
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    x = nn.MultiHeadDotProductAttention(2)(x)
+    x = x @ self.param('mine', nn.initializers.normal(), (6, 6))
+    x = nn.relu(Low(6)(x))
+    gain = self.param('gain', nn.initializers.ones, (6,))
+    return nn.Dense(3, name='readout')(x * gain[None, None])
+
+
+TOKENS = jnp.zeros((2, 4), jnp.int32)
+
+
+@pytest.mark.parametrize('rule', [*bioprop.RULES])
+def test_one_row_for_each_parameter(rule):
+  """Paths and shapes are those of the variables; flags may be positional."""
+  report = bioprop.describe(Everything(), rule, TOKENS, True)
+  params = jax.eval_shape(lambda k: bioprop.wrap(Everything(), rule).init(k, TOKENS, True),
+                          jax.random.key(0))['params']
+  leaves = {'/'.join(p.key for p in path): leaf.shape
+            for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+  assert {row.path: row.shape for row in report} == leaves and len(report) == len(leaves)
+  rows = {row.path: row for row in report}
+  assert rows['mine'].rule == rows['Low_0/extra'].rule == 'BACKPROP'
+  assert rows['gain'].rule == rows['BatchNorm_0/scale'].rule == 'local'
+  assert rows['readout/kernel'].rule == rows['readout/bias'].rule == rule
+  assert {row.path for row in report.left_out} == {'mine', 'Low_0/extra'}
+  assert 'WARNING: 2 weight(s) stay on backprop: Low_0/extra, mine' in str(report)
+
+
+@pytest.mark.parametrize('rule, feedback', [
+    ('bp', None), ('fa', (6, 3)), ('dfa', (3, 6)), ('usf', None), ('kp', (6, 3))])
+def test_feedback_shapes(rule, feedback):
+  """Of the readout, an op [6, 3] with errors per position."""
+  rows = {row.path: row for row in bioprop.describe(Everything(), rule, TOKENS, train=False)}
+  assert rows['readout/kernel'].feedback == feedback
+  assert rows['readout/bias'].feedback is None
+  assert rows['Embed_0/embedding'].feedback is None  # Tokens take no cotangent.
+
+
+def test_choices_and_plugged_models(tools):
+  """Each layer by its own rule; a plugged model is described by what it has."""
+  choice = {'MultiHead*': 'fa', 'Low_0': bioprop.make('usf'), '*': 'bp'}
+  rules = {r.path: r.rule for r in bioprop.describe(Everything(), choice, TOKENS, True)}
+  assert rules['MultiHeadDotProductAttention_0/query/kernel'] == 'fa'
+  assert rules['Low_0/kernel'] == 'usf' and rules['readout/kernel'] == 'bp'
+  plugged = bioprop.wrap(tools.Net(), {'hidden': 'dfa', '*': 'fa'})
+  rows = bioprop.describe(plugged, None, jax.ShapeDtypeStruct((4, 6), jnp.float32))
+  assert [(r.path, r.rule) for r in rows] == [
+      ('hidden/bias', 'dfa'), ('hidden/kernel', 'dfa'),
+      ('readout/bias', 'fa'), ('readout/kernel', 'fa')]
+
+
+def test_the_activity_of_hebbian_layers(tools):
+  """The note names the nonlinearity that was found."""
+  notes = {r.path: r.note for r in bioprop.describe(tools.Net(), 'hebb', tools.x)}
+  assert notes['hidden/kernel'] == 'tanh' and notes['readout/kernel'] == 'identity'

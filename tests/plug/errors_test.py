@@ -1,0 +1,144 @@
+"""Mistakes in plugging: each has its name and says what to type."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bioprop
+from bioprop import errors
+
+
+class Two(nn.Module):
+  """Two outputs."""
+  names: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    h = nn.tanh(nn.Dense(5, name='hidden')(x))
+    a, b = nn.Dense(3, name='a')(h), nn.Dense(2, name='b')(h)
+    return {'a': a, 'deep': (b, jnp.arange(3))} if self.names else (a, b)
+
+
+class Matrix(nn.Module):
+  """No layer at all."""
+
+  @nn.compact
+  def __call__(self, x):
+    return x @ self.param('w', nn.initializers.normal(), (x.shape[-1], 3))
+
+
+class Scalar(nn.Module):
+  """Computes its own loss."""
+
+  @nn.compact
+  def __call__(self, x):
+    return jnp.mean(nn.Dense(3)(x)**2)
+
+
+def test_two_outputs(tools):
+  """Which one carries the error?"""
+  with pytest.raises(errors.OutputError, match=r'\[0\]: \(4, 3\), \[1\]: \(4, 2\).*output=0'):
+    bioprop.wrap(Two(), 'dfa').init(jax.random.key(0), tools.x)
+  with pytest.raises(errors.OutputError, match='output=7'):
+    bioprop.wrap(Two(), 'dfa', output=7).init(jax.random.key(0), tools.x)
+  with pytest.raises(errors.OutputError, match='scalar'):
+    bioprop.wrap(Scalar(), 'dfa').init(jax.random.key(0), tools.x)
+
+
+@pytest.mark.parametrize('names, output, width', [
+    (False, 0, 3), (False, 1, 2), (True, 'a', 3), (True, ('deep', 0), 2)])
+def test_output_picks(tools, names, output, width):
+  """Feedback is as wide as the output picked, and the hidden update reads that error only."""
+  model = bioprop.wrap(Two(names), 'dfa', output=output)
+  variables = model.init(jax.random.key(0), tools.x)
+  assert variables['feedback']['a']['error'].shape == (width, 5)
+
+  def hidden(weight_a, weight_b):
+    def loss(p):
+      out = model.apply({**variables, 'params': p}, tools.x)
+      a, b = (out['a'], out['deep'][0]) if names else out
+      return weight_a * jnp.sum(a) + weight_b * jnp.sum(b)
+    return np.asarray(jax.grad(loss)(variables['params'])['hidden']['kernel'])
+
+  picked = (1.0, 0.0) if width == 3 else (0.0, 1.0)
+  assert np.any(hidden(*picked))
+  assert not np.any(hidden(*picked[::-1]))
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_nothing_matched(tools, rule):
+  """Even after another model was matched by the same rule."""
+  bioprop.wrap(tools.Net(), rule).init(jax.random.key(0), tools.x)
+  with pytest.raises(errors.NothingMatchedError, match='Matrix calls no layer'):
+    bioprop.wrap(Matrix(), rule).init(jax.random.key(0), tools.x)
+
+
+@pytest.mark.parametrize('choice, error, words', [
+    ({'hidden': 'fa'}, errors.PatternError, "'readout' matches none of the patterns 'hidden'"),
+    ({'hiden': 'fa', '*': 'bp'}, errors.PatternError, "'hiden' decides for no layer"),
+    ({'*': 'fa', 'hidden': 'bp'}, errors.PatternError, 'first match wins'),
+    ({}, errors.PatternError, 'empty'),
+    ({1: 'fa'}, errors.PatternError, 'got 1'),
+    ({'': 'fa'}, errors.PatternError, "got ''"),
+    ({'*': 3}, errors.UnknownRuleError, '3 is not a learning rule'),
+    ('fas', errors.UnknownRuleError, "Did you mean 'fa'"),
+    (bioprop.RULES['fa'], errors.UnknownRuleError, 'is not a learning rule'),
+    (None, errors.UnknownRuleError, 'None'),
+])
+def test_choices_that_cannot_be_read(tools, choice, error, words):
+  """At wrap if they are wrong by themselves, at init if the model lacks the layer."""
+  with pytest.raises(error, match=words):
+    bioprop.wrap(tools.Net(), choice).init(jax.random.key(0), tools.x)
+
+
+@pytest.mark.parametrize('what', [nn.Dense, 'model', None, lambda x: x])
+def test_only_modules_can_be_wrapped(what):
+  """A class is not an instance."""
+  with pytest.raises(TypeError, match='instance of a flax.linen module'):
+    bioprop.wrap(what, 'fa')
+
+
+def test_reparametrised_layers():
+  """nn.WeightNorm lets nothing in; leaving its layer on backprop is the way."""
+
+  class Normed(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(3)(nn.tanh(nn.WeightNorm(nn.Dense(5, name='inner'))(x)))
+
+  x = jnp.ones((2, 4))
+  with pytest.raises(errors.UnsupportedLayerError, match="'inner': 'bp'|inner"):
+    bioprop.wrap(Normed(), 'fa').init(jax.random.key(0), x)
+  model = bioprop.wrap(Normed(), {'*inner*': 'bp', '*': 'fa'})
+  assert model.apply(model.init(jax.random.key(0), x), x).shape == (2, 3)
+
+
+def runs_elsewhere(model, variables, x, how):
+  """Runs a plugged model past its own apply."""
+  class Outer(nn.Module):
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+      return self.inner(x)
+
+  if how == 'bind':
+    return model.bind(variables)(x)
+  if how == 'nn.apply':
+    return nn.apply(lambda m, x: m(x), model)(variables, x)
+  nested = {'params': {'inner': variables['params']}}
+  return Outer(model).apply(nested, x)
+
+
+@pytest.mark.parametrize('how', ['bind', 'nn.apply', 'submodule'])
+def test_gradients_past_apply(tools, how):
+  """The forward pass works; a gradient would be backprop, and is refused."""
+  model = bioprop.wrap(tools.Net(), 'fa')
+  variables = model.init(jax.random.key(0), tools.x)
+  want = tools.Net().apply({'params': variables['params']}, tools.x)
+  np.testing.assert_array_equal(runs_elsewhere(model, variables, tools.x, how), want)
+  with pytest.raises(errors.UnboundError, match='Wrap the outermost module'):
+    jax.grad(lambda p: runs_elsewhere(
+        model, {**variables, 'params': p}, tools.x, how).sum())(variables['params'])

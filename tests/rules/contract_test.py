@@ -1,0 +1,147 @@
+"""Every rule against formulas written by hand in numpy; a rule without a row fails."""
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bioprop
+
+SCALE = 1.5
+CALL_KEY = 11  # Seed of rngs={'feedback': ...}.
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """How a rule is checked.
+
+  Attributes:
+    options: of the rule.
+    backward: maps (numpy net, error, kernels, stored feedback, keys) to (gradients, input's).
+  """
+  options: dict[str, Any]
+  backward: Callable[..., Any]
+
+
+def rms(w):
+  """Root mean square."""
+  return np.sqrt((w**2).mean())
+
+
+def chain(feedback):
+  """A row's backward: the error goes down through feedback(kernel, stored, key)."""
+  return lambda net, e, kernels, stored, keys: net.chain(
+      e, {n: feedback(w, stored.get(n, {}), keys[n]) for n, w in kernels.items()})
+
+
+def redrawn(w, stored, key):
+  """sign(W) |M| rms(W), M from the call's key and the parameter's name."""
+  m = jax.random.normal(jax.random.fold_in(key, zlib.crc32(b'kernel')), w.shape, jnp.float64)
+  return SCALE * np.sign(w) * np.abs(np.asarray(m)) * rms(w)
+
+
+ROWS = {
+    'bp': Row({}, chain(lambda w, stored, key: w)),
+    'fa': Row({'rho': 0.5, 'scale': SCALE}, chain(lambda w, stored, key: stored['kernel'])),
+    'dfa': Row({'scale': SCALE}, lambda net, e, kernels, stored, keys: net.broadcast(
+        e, {n: b['error'] for n, b in stored.items()})),
+    'usf': Row({'scale': SCALE}, chain(lambda w, stored, key: SCALE * np.sign(w) * rms(w))),
+    'brsf': Row({'scale': SCALE}, chain(redrawn)),
+    'frsf': Row({'scale': SCALE}, chain(
+        lambda w, stored, key: np.sign(w) * np.abs(stored['kernel']))),
+    'kp': Row({'scale': SCALE}, chain(lambda w, stored, key: stored['feedback_kernel'])),
+    'hebb': Row({'scale': SCALE}, lambda net, e, kernels, stored, keys: net.hebb(
+        e, len(e), SCALE)),
+}
+
+
+def cross_entropy(logits, targets):
+  """Mean softmax cross-entropy."""
+  return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * targets, -1))
+
+
+def squares(logits, targets):
+  """Mean over samples of half the squared distance."""
+  return 0.5 * jnp.mean(jnp.sum((logits - targets)**2, -1))
+
+
+def softmax(f):
+  """Softmax over the last axis."""
+  z = np.exp(f - f.max(-1, keepdims=True))
+  return z / z.sum(-1, keepdims=True)
+
+
+LOSSES = {'cross_entropy': (cross_entropy, softmax), 'squares': (squares, lambda f: f)}
+
+
+def layer_keys(model, params, x):
+  """The key that each layer finds in the stream 'feedback', read off the plain model."""
+  keys = {}
+
+  def interceptor(next_fun, args, kwargs, context):
+    if isinstance(context.module, (nn.Dense, nn.Conv)):
+      keys[context.module.name] = context.module.make_rng('feedback')
+    return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(interceptor):
+    model.apply({'params': params}, x, rngs={'feedback': jax.random.key(CALL_KEY)})
+  return keys
+
+
+def test_every_rule_has_a_row():
+  """A rule that is not listed here is not checked, so it may not exist."""
+  assert set(ROWS) == set(bioprop.RULES)
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('name', ROWS)
+def test_gradients_match_numpy(net, name, loss):
+  """All parameters' pseudogradients, the input's, and the output."""
+  row, (loss_of, predict) = ROWS[name], LOSSES[loss]
+  model = bioprop.wrap(net.model, bioprop.make(name, **row.options))
+  variables = model.init(jax.random.key(0), net.x)
+  state = {k: v for k, v in variables.items() if k != 'params'}
+  params = variables['params']
+
+  def objective(params, x):
+    out = model.apply({'params': params, **state}, x,
+                      rngs={'feedback': jax.random.key(CALL_KEY)})
+    return loss_of(out, net.targets), out
+
+  (got, got_x), out = jax.grad(objective, argnums=(0, 1), has_aux=True)(
+      params, jnp.asarray(net.x))
+
+  arrays = jax.tree.map(np.asarray, params)
+  f = net.twin.forward({n: (p['kernel'], p['bias']) for n, p in arrays.items()}, net.x)
+  e = (predict(f) - net.targets) / len(f)
+  stored = arrays if name == 'kp' else jax.tree.map(np.asarray, variables.get('feedback', {}))
+  want, want_x = row.backward(net.twin, e, {n: p['kernel'] for n, p in arrays.items()}, stored,
+                              layer_keys(net.model, params, net.x))
+  close = dict(rtol=1e-12, atol=1e-12)
+  np.testing.assert_allclose(out, f, **close)
+  np.testing.assert_allclose(got_x, np.broadcast_to(want_x, net.x.shape), **close)
+  for layer, (kernel, bias) in want.items():
+    np.testing.assert_allclose(got[layer]['kernel'], kernel, **close)
+    np.testing.assert_allclose(got[layer]['bias'], bias, **close)
+    if name == 'kp':
+      np.testing.assert_allclose(got[layer]['feedback_kernel'], kernel, **close)
+
+
+def test_the_rules_differ(net):
+  """No two rows have the same gradient, so a row that runs another rule would be seen."""
+  seen = {}
+  for name, row in ROWS.items():
+    model = bioprop.wrap(net.model, bioprop.make(name, **row.options))
+    variables = model.init(jax.random.key(0), net.x)
+    loss = lambda p, model=model, variables=variables: cross_entropy(model.apply(
+        {**variables, 'params': p}, net.x, rngs={'feedback': jax.random.key(0)}), net.targets)
+    grads = jax.grad(loss)(variables['params'])
+    kernel = np.asarray(grads['first']['kernel'])
+    for other, previous in seen.items():
+      assert np.abs(kernel - previous).max() > 1e-4, f'{name} is {other}'
+    seen[name] = kernel

@@ -1,0 +1,129 @@
+"""Direct feedback alignment where errors have positions, and where they cannot be matched."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bioprop
+from bioprop import errors
+
+F = jnp.float64
+
+
+class Sequence(nn.Module):
+  """Two layers at each position, or one that reads the whole sequence."""
+  pool: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    h = nn.tanh(nn.Dense(5, param_dtype=F, name='hidden')(x))
+    return nn.Dense(3, param_dtype=F, name='readout')(h.mean(1) if self.pool else h)
+
+
+def setting(model, shape):
+  """Plugged model, variables, x."""
+  plugged = bioprop.wrap(model, 'dfa')
+  x = jnp.asarray(np.random.RandomState(0).randn(*shape))
+  return plugged, plugged.init(jax.random.key(0), x), x
+
+
+def pulled(plugged, variables, x, e):
+  """Pseudogradients for a given error at the output."""
+  run = lambda p, x: plugged.apply({**variables, 'params': p}, x)
+  return jax.vjp(run, variables['params'], x)[1](jnp.asarray(e))
+
+
+@pytest.mark.parametrize('pool', [False, True])
+def test_positions(x64, pool):
+  """Errors [n, T, C] go to their own positions; an error [n, C] to all of a sequence."""
+  plugged, variables, x = setting(Sequence(pool), (2, 4, 6))
+  e = np.random.RandomState(1).randn(*((2, 3) if pool else (2, 4, 3)))
+  got, got_x = pulled(plugged, variables, x, e)
+  p, b = jax.tree.map(np.asarray, (variables['params'], variables['feedback']))
+  a = np.tanh(np.asarray(x) @ p['hidden']['kernel'] + p['hidden']['bias'])
+  if pool:
+    above = (e @ b['readout']['error'])[:, None, :] / 4  # The mean over positions is JAX's.
+    below = (e @ b['hidden']['error']).reshape(2, 4, 6)
+    readout = np.einsum('nh,nc->hc', a.mean(1), e)
+  else:
+    above, below = e @ b['readout']['error'], e @ b['hidden']['error']
+    readout = np.einsum('nth,ntc->hc', a, e)
+  delta = above * (1 - a**2)
+  close = dict(rtol=1e-12, atol=1e-13)
+  np.testing.assert_allclose(
+      got['hidden']['kernel'], np.einsum('ntx,nth->xh', np.asarray(x), delta), **close)
+  np.testing.assert_allclose(got['hidden']['bias'], delta.sum((0, 1)), **close)
+  np.testing.assert_allclose(got['readout']['kernel'], readout, **close)
+  np.testing.assert_allclose(got_x, below, **close)
+
+
+def test_hidden_layers_do_not_read_the_weights_above(x64):
+  """Another readout, the same error: the same update below, another under fa's B = W."""
+  plugged, variables, x = setting(Sequence(), (2, 4, 6))
+  e = np.random.RandomState(1).randn(2, 4, 3)
+  other = {**variables['params'], 'readout': jax.tree.map(
+      lambda w: -3 * w + 1, variables['params']['readout'])}
+  one, _ = pulled(plugged, variables, x, e)
+  two, _ = pulled(plugged, {**variables, 'params': other}, x, e)
+  np.testing.assert_array_equal(one['hidden']['kernel'], two['hidden']['kernel'])
+  plain = lambda p: jax.vjp(lambda p: Sequence().apply({'params': p}, x), p)[1](jnp.asarray(e))[0]
+  assert np.abs(plain(variables['params'])['hidden']['kernel']
+                - plain(other)['hidden']['kernel']).max() > 0.1
+
+
+def test_shared_over_locations(x64):
+  """spatial='shared': one signal for all locations of an image."""
+
+  class Image(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      h = nn.tanh(nn.Conv(5, (1, 1), param_dtype=F, name='hidden')(x))
+      return nn.Dense(3, param_dtype=F, name='readout')(
+          nn.Conv(4, (1, 1), param_dtype=F, name='middle')(h).mean((1, 2)))
+
+  plugged = bioprop.wrap(Image(), bioprop.make('dfa', spatial='shared'))
+  x = jnp.asarray(np.random.RandomState(0).randn(2, 3, 4, 6))
+  variables = plugged.init(jax.random.key(0), x)
+  e = np.random.RandomState(1).randn(2, 3)
+  got, _ = pulled(plugged, variables, x, e)
+  p, b = jax.tree.map(np.asarray, (variables['params'], variables['feedback']))
+  assert b['middle']['error'].shape == (3, 5)
+  a = np.tanh(np.asarray(x) @ p['hidden']['kernel'][0, 0] + p['hidden']['bias'])
+  delta = (e @ b['middle']['error'])[:, None, None, :] * (1 - a**2)
+  np.testing.assert_allclose(got['hidden']['kernel'][0, 0],
+                             np.einsum('nijx,nijh->xh', np.asarray(x), delta), rtol=1e-12)
+
+
+class NoBatch(nn.Module):
+  """A layer whose input has no batch."""
+
+  @nn.compact
+  def __call__(self, x):
+    queries = self.param('queries', nn.initializers.normal(), (3, 6))
+    return nn.Dense(2)(x + nn.Dense(6)(queries).sum(0, keepdims=True))
+
+
+def test_layers_without_a_batch_are_refused():
+  """An input [3, 6] and an error [4, 2]: which sample is which?"""
+  with pytest.raises(errors.ErrorShapeError, match=r"'Dense_1'.*\(3, 6\).*\(4, 2\)"):
+    bioprop.wrap(NoBatch(), 'dfa').init(jax.random.key(0), jnp.ones((4, 6)))
+
+
+def test_layers_without_a_batch_are_refused_after_an_init_on_one_sample():
+  """One sample fits anything; a batch does not."""
+  model = bioprop.wrap(NoBatch(), 'dfa')
+  variables = model.init(jax.random.key(0), jnp.ones((1, 6)))
+  with pytest.raises(errors.ErrorShapeError):
+    jax.grad(lambda p: model.apply({**variables, 'params': p}, jnp.ones((4, 6))).sum())(
+        variables['params'])
+
+
+def test_other_sequence_lengths_are_refused(x64):
+  """Feedback to 4 positions cannot serve 3."""
+  plugged, variables, x = setting(Sequence(True), (2, 4, 6))
+  with pytest.raises(errors.ErrorShapeError, match='another size'):
+    pulled(plugged, variables, x[:, :3], np.ones((2, 3)))
+  per_position, variables, x = setting(Sequence(), (2, 4, 6))
+  assert pulled(per_position, variables, x[:, :3], np.ones((2, 3, 3)))[1].shape == (2, 3, 6)

@@ -1,0 +1,41 @@
+"""Names and options of rules: what is refused, and with which words."""
+import math
+
+import pytest
+
+import bioprop
+from bioprop import errors
+
+
+def test_unknown_rule_suggests_one():
+  """The message lists the rules and guesses."""
+  with pytest.raises(errors.UnknownRuleError, match="'hebbb'.*Did you mean 'hebb'"):
+    bioprop.make('hebbb')
+
+
+@pytest.mark.parametrize('name, options, words', [
+    ('fa', {'rho': 1.5}, r'rho=1\.5.*\[0, 1\]'),
+    ('fa', {'rho': -0.1}, r'rho=-0\.1'),
+    ('fa', {'rho': math.nan}, 'rho=nan'),
+    ('fa', {'rho': True}, 'rho=True'),
+    ('fa', {'rho': '0.5'}, "rho='0.5'"),
+    ('fa', {'rho': None}, 'rho=None'),
+    ('fa', {'rh': 0.5}, "no option 'rh'.*Did you mean 'rho'"),
+    ('bp', {'scale': 1.0}, 'options are: none'),
+    ('hebb', {'reduction': 'median'}, "reduction='median'.*mean, sum"),
+    ('hebb', {'reduction': 1}, 'reduction=1'),
+    ('hebb', {'activation': 'tan'}, "activation='tan'"),
+    *((name, {'scale': scale}, 'scale=') for name in bioprop.RULES if name != 'bp'
+      for scale in (-1.0, math.inf, math.nan, True, '1', [1.0])),
+])
+def test_bad_options(name, options, words):
+  """Each is refused when the rule is made, not when it runs."""
+  with pytest.raises(errors.RuleOptionError, match=words):
+    bioprop.make(name, **options)
+
+
+@pytest.mark.parametrize('name', [n for n in bioprop.RULES if n != 'bp'])
+@pytest.mark.parametrize('scale', [0, 1, 2.5])
+def test_good_scales(name, scale):
+  """Whole numbers are numbers."""
+  assert bioprop.make(name, scale=scale).scale == scale

@@ -1,0 +1,151 @@
+"""train.py as a user runs it: each mistake is one paragraph, and no interruption costs anything."""
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bioprop.training.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = ('--config.epochs=2', '--config.model_options.hidden=8')
+
+
+def _command(*flags):
+  return [sys.executable, str(ROOT / 'train.py'), *flags]
+
+
+def _train(cwd, *flags):
+  return subprocess.run(
+      _command(*flags), cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
+
+
+def _paragraph(done):
+  """The one paragraph on stderr, below whatever the progress bar left."""
+  assert done.returncode == 1, done.stderr
+  assert 'Traceback' not in done.stderr
+  lines = [line for line in done.stderr.replace('\r', '\n').splitlines()
+           if line.strip() and 'step/s' not in line]
+  assert len(lines) == 1, done.stderr
+  return lines[0]
+
+
+@pytest.mark.slow
+def test_bare_it_trains_and_again_trains_anew_beside_it(tmp_path):
+  done = _train(tmp_path, *SMALL)
+  assert done.returncode == 0, done.stderr
+  header, row = done.stdout.splitlines()[:2]
+  assert header.split()[:2] == ['rule', 'epochs'] and row.split()[:2] == ['fa', '2']
+  run = tmp_path / 'runs' / 'digits_mlp-fa-seed0'
+  assert {path.name.split('.')[0] for path in run.iterdir()} == {
+      '', 'config', 'metrics', 'events', 'checkpoints', 'curves'}
+  assert (run / 'curves.png').read_bytes().startswith(b'\x89PNG')
+  assert json.loads((run / 'config.json').read_text())['model_options']['hidden'] == [8]
+  before = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
+  assert 'digits_mlp-fa-seed0-2' in _train(tmp_path, *SMALL, '--config.learning_rate=0.01').stdout
+  assert 'digits_mlp-fa-seed0-3' in _train(tmp_path, *SMALL).stdout
+  assert before == {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('flags,words', [
+    (['--config.rul=dfa'], ['--config.rule', 'learning_rate']),
+    (['--config.rule=daf'], ["'dfa'", 'fa, dfa, usf']),
+    (['--config.rule_options.roh=0.5'], ['--config.rule_options.rho']),
+    (['--config.rule_options.rho=half'], ['rho=half']),
+    (['--config.rule_options.rho=1.5'], ['rho']),
+    (['--config.epochs=many'], ['epochs=many']),
+    (['--workdr=x'], ['--workdir', '--data_dir']),
+    (['--config=configs/nope.py'], ['configs/nope.py']),
+    ([f'--config={ROOT}/LICENSE'], ['LICENSE', 'cannot be loaded']),
+    (['dfa'], ["'dfa'", '--config']),
+    (['--config.dataset=digts'], ["'digits'"]),
+    (['--config.batch_size=2000'], ['--config.batch_size=64']),
+    (['--workdir=/proc/run'], ['/proc/run', '--workdir']),
+    ([f'--workdir={ROOT}/configs'], ['digits_mlp.py']),
+    (['--config.model=lenet', '--config.model_options.hidden=3'], ['features, dense']),
+])
+def test_a_mistake_is_one_paragraph_and_leaves_nothing(tmp_path, flags, words):
+  paragraph = _paragraph(_train(tmp_path, *flags))
+  for word in words:
+    assert word in paragraph
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_divergence_is_one_paragraph(tmp_path):
+  paragraph = _paragraph(_train(
+      tmp_path, '--config.loss=mse', '--config.learning_rate=30.', '--config.rule=bp'))
+  assert 'epoch 1, step' in paragraph and '--config.learning_rate=3' in paragraph
+
+
+def _numbers(run):
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  return [{name: value for name, value in json.loads(line).items()
+           if name not in ('seconds', 'steps_per_second')} for line in lines]
+
+
+def _leaves(run, epoch):
+  tree = Checkpoints(run / 'checkpoints', 2)._read(epoch)
+  flat = {}
+
+  def walk(node, path):
+    for name, value in node.items():
+      if isinstance(value, dict):
+        walk(value, f'{path}/{name}')
+      else:
+        flat[f'{path}/{name}'] = value.tobytes()
+  walk(tree, '')
+  return flat
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_resumed_it_is_the_run_that_was_not(tmp_path):
+  flags = ('--config.epochs=40', '--config.model_options.hidden=300,300')
+  assert _train(tmp_path, *flags, '--workdir=whole').returncode == 0
+  draw = random.Random(0)
+  for _ in range(8):
+    process = subprocess.Popen(_command(*flags, '--workdir=cut'), cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Not before the run begins: most of a process's life is imports and compilation.
+    before = len(_checkpoints(tmp_path / 'cut'))
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and (
+        _checkpoints(tmp_path / 'cut') == before):
+      time.sleep(0.01)
+    time.sleep(draw.uniform(2.5, 5.))
+    process.kill()
+    process.wait()
+  done = _train(tmp_path, *flags, '--workdir=cut')
+  assert done.returncode == 0, done.stderr
+  assert _numbers(tmp_path / 'whole') == _numbers(tmp_path / 'cut')
+  assert _leaves(tmp_path / 'whole', 40) == _leaves(tmp_path / 'cut', 40)
+
+
+def _checkpoints(run):
+  return Checkpoints(run / 'checkpoints', 2).epochs()
+
+
+@pytest.mark.slow
+def test_control_c_says_that_the_same_command_goes_on(tmp_path):
+  flags = ('--config.epochs=4000', '--config.checkpoint_every=10')
+  # A test run in the background of a shell ignores SIGINT, and its children would inherit that.
+  hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+  with subprocess.Popen(_command(*flags), cwd=tmp_path, stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE, text=True, preexec_fn=hear) as process:
+    run = tmp_path / 'runs' / 'digits_mlp-fa-seed0'
+    deadline = time.monotonic() + 60
+    while not _checkpoints(run) and time.monotonic() < deadline:
+      time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    try:
+      _, stderr = process.communicate(timeout=30)
+    finally:
+      process.kill()
+  assert process.returncode == 130, stderr
+  assert 'Traceback' not in stderr and 'same command' in stderr
+  assert _checkpoints(run) and not (run / 'curves.png').exists()

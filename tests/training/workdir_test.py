@@ -1,0 +1,83 @@
+"""Which directories a run may enter, and that nothing in them is lost."""
+import json
+
+import pytest
+
+from bioprop.errors import WorkdirError
+from bioprop.training import workdir
+
+
+def _enter(path, config):
+  with workdir.opened(path, config):
+    pass
+
+
+def test_a_new_directory_holds_the_resolved_configuration(config, tmp_path):
+  _enter(tmp_path / 'a' / 'b', config)
+  saved = json.loads((tmp_path / 'a' / 'b' / 'config.json').read_text())
+  assert saved['learning_rate'] == 0.1 and saved['model_options']['hidden'] == [16]
+  _enter(tmp_path / 'a' / 'b', config)
+
+
+def test_foreign_files_are_refused_and_left(config, tmp_path):
+  (tmp_path / 'thesis.tex').write_text('years of work')
+  with pytest.raises(WorkdirError, match='thesis.tex'):
+    _enter(tmp_path, config)
+  assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
+
+
+def test_a_file_and_a_place_that_cannot_be_written(config, tmp_path):
+  (tmp_path / 'file').write_text('x')
+  for path in (tmp_path / 'file', '/proc/run'):
+    with pytest.raises(WorkdirError, match='--workdir'):
+      _enter(path, config)
+  assert (tmp_path / 'file').read_text() == 'x'
+
+
+def test_a_damaged_configuration_is_not_taken_for_a_new_run(config, tmp_path):
+  _enter(tmp_path / 'run', config)
+  (tmp_path / 'run' / 'config.json').write_text('{"seed": ')
+  with pytest.raises(WorkdirError, match='damaged'):
+    _enter(tmp_path / 'run', config)
+
+
+def test_a_kill_before_the_configuration_was_there_leaves_a_usable_directory(config, tmp_path):
+  (tmp_path / '.lock').touch()
+  (tmp_path / 'config.json.new').write_text('{"se')
+  _enter(tmp_path, config)
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 0
+
+
+def test_one_process_at_a_time(config, tmp_path):
+  with workdir.opened(tmp_path / 'run', config), pytest.raises(WorkdirError, match='another'):
+    _enter(tmp_path / 'run', config)
+
+
+def test_an_error_in_the_run_is_not_taken_for_one_of_the_directory(config, tmp_path):
+  with pytest.raises(OSError, match='mine'), workdir.opened(tmp_path / 'run', config):
+    raise OSError('mine')
+
+
+def test_differences_go_key_by_key():
+  old = {'a': 1, 'b': {'c': 2, 'd': 3}, 'gone': 1}
+  assert workdir.differences(old, {'a': 1, 'b': {'c': 2, 'd': 4}, 'new': None, 'gone': 1}) == [
+      'b.d is 3 there and 4 here']
+  assert workdir.differences(old, {'a': 1, 'b': {'c': 2, 'd': 3}}) == [
+      'gone is 1 there and None here']
+
+
+def test_the_default_resumes_what_is_unfinished_and_the_same_and_else_counts_on(config, tmp_path):
+  fresh = lambda: workdir.fresh(tmp_path, 'run', config).name
+  assert fresh() == 'run'
+  _enter(tmp_path / 'run', config)
+  assert fresh() == 'run'
+  with workdir.opened(tmp_path / 'run', config):  # In use.
+    assert fresh() == 'run-2'
+  (tmp_path / 'run' / 'metrics.jsonl').write_text('{"epoch": 1}\n{"test_loss": 1.0}\n')
+  assert fresh() == 'run-2'
+  (tmp_path / 'run-2').mkdir()
+  (tmp_path / 'run-2' / 'mine').touch()
+  assert fresh() == 'run-3'
+  (tmp_path / 'run' / 'metrics.jsonl').unlink()
+  config.seed = 1
+  assert fresh() == 'run-3'
