@@ -133,10 +133,13 @@ def _checkpoints(run):
 @pytest.mark.slow
 def test_control_c_says_that_the_same_command_goes_on(tmp_path):
   flags = ('--config.epochs=4000', '--config.checkpoint_every=10')
-  # A test run in the background of a shell ignores SIGINT, and its children would inherit that.
-  hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-  with subprocess.Popen(_command(*flags), cwd=tmp_path, stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE, text=True, preexec_fn=hear) as process:
+  # A test run in the background of a shell ignores SIGINT, and its children inherit that.
+  hear = ('import runpy, signal, sys; sys.argv = sys.argv[1:]; '
+          'signal.signal(signal.SIGINT, signal.default_int_handler); '
+          'runpy.run_path(sys.argv[0], run_name="__main__")')
+  command = [sys.executable, '-c', hear, *_command(*flags)[1:]]
+  with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE, text=True) as process:
     run = tmp_path / 'runs' / 'digits_mlp-fa-seed0'
     deadline = time.monotonic() + 60
     while not _checkpoints(run) and time.monotonic() < deadline:
