@@ -11,7 +11,7 @@ import pathlib
 from absl import app
 
 from bioprop.bench import plots
-from bioprop.training import cli, run
+from bioprop.training import cli, distributed, run
 
 
 def main(argv):
@@ -20,8 +20,9 @@ def main(argv):
   config, workdir, data_dir = cli.arguments()
   with cli.reported(workdir):
     results = run(config, workdir, data_dir)
-    plots.curves(workdir, workdir / 'curves.png')
-  print(f'{results.table()}\nin {workdir}')
+    distributed.on_first(lambda: plots.curves(workdir, workdir / 'curves.png'))
+  if distributed.is_first():
+    print(f'{results.table()}\nin {workdir}')
 
 
 if __name__ == '__main__':

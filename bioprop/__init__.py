@@ -1,6 +1,11 @@
 """bioprop: train unmodified Flax models by other learning rules than backprop."""
+from bioprop import flags
+from bioprop.flags import from_flags
 from bioprop.plug.linen import wrap
+from bioprop.plug.nnx import install, uninstall
+from bioprop.plug.nnx_layer import Feedback
 from bioprop.plug.report import describe
 from bioprop.rules import RULES, Rule, make
 
-__all__ = ['RULES', 'Rule', 'describe', 'make', 'wrap']
+__all__ = ['RULES', 'Feedback', 'Rule', 'describe', 'flags', 'from_flags', 'install', 'make',
+           'uninstall', 'wrap']

@@ -48,6 +48,10 @@ class ErrorShapeError(BiopropError, ValueError):
   """The error at the output cannot be broadcast to a layer: their batch axes do not match."""
 
 
+class FeedbackMemoryError(BiopropError, ValueError):
+  """The feedback of one layer would take more memory than its rule allows."""
+
+
 class ActivationError(BiopropError, ValueError):
   """A rule needs post-synaptic activity, and the nonlinearity after a layer is ambiguous."""
 
@@ -74,6 +78,14 @@ class WorkdirError(BiopropError):
 
 class CheckpointError(BiopropError):
   """A checkpoint cannot be read, or is not what was written."""
+
+
+class DistributedError(BiopropError):
+  """A process of a run that several share failed."""
+
+
+class LostProcessError(DistributedError):
+  """A process of a run that several share is gone, and the others cannot go on without it."""
 
 
 class DivergedError(BiopropError, ArithmeticError):

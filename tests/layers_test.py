@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the top down; recurrent, measure and theory are planned.
 ROWS = (
     ('bench',),
-    ('training',),
+    ('training', 'flags'),
     ('plug', 'recurrent', 'models', 'data'),
     ('rules', 'measure', 'theory'),
     ('typing', 'errors'),

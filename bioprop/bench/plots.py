@@ -1,6 +1,7 @@
 """Figures. The only module that imports matplotlib."""
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
@@ -32,4 +33,30 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
     axes.set(xlabel='epoch', ylabel=quantity)
     axes.legend()
   figure.suptitle(pathlib.Path(workdir).name)
+  figure.savefig(path)
+
+
+def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
+           lines: Mapping[str, float]) -> None:
+  """Draws the losses of several runs by epoch, one curve a run.
+
+  Args:
+    workdirs: the runs' directories; a curve is the validation loss, or the training loss of a run
+      without validation.
+    path: file to write; the ending gives the format.
+    lines: losses to draw across, by name.
+  """
+  figure = Figure(figsize=(6, 4), layout='constrained')
+  axes = figure.subplots()
+  for workdir in workdirs:
+    records = [record for record in metrics.read(workdir) if 'epoch' in record]
+    points = [(record['epoch'], record.get('validation_loss', record['train_loss']))
+              for record in records]
+    # A run of one epoch is a point, which a line does not show.
+    axes.plot([epoch for epoch, _ in points], [loss for _, loss in points],
+              label=pathlib.Path(workdir).name, marker='.' if len(points) < 20 else '')
+  for (name, value), style in zip(lines.items(), (':', '--', '-.') * len(lines)):
+    axes.axhline(value, color='gray', linestyle=style, label=f'{name} {value:.4g}')
+  axes.set(xlabel='epoch', ylabel='loss')
+  axes.legend()
   figure.savefig(path)

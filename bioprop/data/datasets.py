@@ -3,12 +3,12 @@ import dataclasses
 
 import numpy as np
 
-from bioprop.data import digits, split, tfds_source
+from bioprop.data import characters, digits, split, tfds_source
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Image classification data, decoded and split.
+  """Images with classes, or windows of a text with their next characters, split.
 
   Attributes:
     name: as it was given to `load`.
@@ -16,27 +16,29 @@ class Dataset:
     train: what is left of the published train split.
     validation: held out of the published train split; for every choice that a run makes.
     test: the published test split; for the number that is reported, and for no choice.
-    mean: float32 [channels], of the train images in raw pixel units.
-    std: float32 [channels], of the train images in raw pixel units; 1 for a constant channel.
+    mean: float32 [channels], of the train images in raw pixel units; None for a text.
+    std: float32 [channels], of the train images in raw pixel units, 1 for a constant channel; None
+      for a text.
   """
   name: str
   num_classes: int
   train: split.Split
   validation: split.Split
   test: split.Split
-  mean: np.ndarray
-  std: np.ndarray
+  mean: np.ndarray | None
+  std: np.ndarray | None
 
 
 def load(name: str, data_dir: str | None = None, validation: int = 5000,
          seed: int = 0) -> Dataset:
-  """Loads an image classification dataset.
+  """Loads a dataset: images to classify, or a text whose next characters are to be predicted.
 
-  `digits` (8x8 images, pixel values 0 to 16) is embedded and ignores `data_dir`. Any other name is
-  one of TFDS (`mnist`, `cifar10`, `kmnist`, `emnist/balanced`, ...): its prepared files are decoded
-  on first use and read from a cache afterwards (`$BIOPROP_CACHE`, else `$XDG_CACHE_HOME/bioprop`,
-  else `~/.cache/bioprop`). Files that are not there yet are downloaded and prepared where
-  TensorFlow is installed.
+  `digits` (8x8 images, pixel values 0 to 16) and `characters` (a novel, in windows of 64
+  characters) are embedded and ignore `data_dir`. Any other name is an image classification of TFDS
+  (`mnist`, `cifar10`, `kmnist`, `emnist/balanced`, ...): its prepared files are decoded on first
+  use and read from a cache afterwards (`$BIOPROP_CACHE`, else `$XDG_CACHE_HOME/bioprop`, else
+  `~/.cache/bioprop`). Files that are not there yet are downloaded and prepared where TensorFlow is
+  installed.
 
   Args:
     name: the dataset, with its config after a slash where it has several.
@@ -44,16 +46,22 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
       `~/tensorflow_datasets`.
     validation: how many examples to move from train to validation, at least 0 and less than the
       train split has.
-    seed: of the choice of validation examples, 0 <= seed < 2**32; nothing else depends on it.
+    seed: of the choice of validation examples, 0 <= seed < 2**32; nothing else depends on it. A
+      text is held out from its end, whatever the seed.
 
   Returns:
-    The dataset: images uint8 [n, height, width, channels], labels int32 [n].
+    The dataset: images uint8 [n, height, width, channels], labels int32 [n]; or characters uint8
+    [n, T], labels int32 [n, T].
 
   Raises:
     DataError: no dataset has this name, or it is not prepared and cannot be, or it has no integer
       classes or no fixed image size, or `validation` or `seed` is out of range.
     CacheError: the cache of decoded images is damaged.
   """
+  if name == 'characters':
+    source = characters.read()
+    train, held = split.hold_out_last(name, source.train, validation)
+    return Dataset(name, source.num_classes, train, held, source.test, None, None)
   source = digits.read() if name == 'digits' else tfds_source.read(name, data_dir)
   train, held = split.hold_out(name, source.train, validation, seed)
   mean, std = _pixel_statistics(train.images)

@@ -21,6 +21,7 @@ _NAME = re.compile(r'[A-Za-z]\w*(/\w[\w.+-]*)?')
 # What the extra `prepare` installs. TFDS reads its list of downloads through the second one.
 _PACKAGES = ('tensorflow', 'importlib_resources')
 _ANSWER_SECONDS = 8
+_EMBEDDED = ('digits', 'characters')
 
 
 def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
@@ -67,12 +68,12 @@ def _check_known(name: str, data_dir: pathlib.Path) -> None:
   known = tfds.list_builders(with_community_datasets=False)
   if _NAME.fullmatch(name) and name.split('/')[0] in known:
     return
-  close = difflib.get_close_matches(name.lower(), ['digits', *known], n=3)
+  close = difflib.get_close_matches(name.lower(), [*_EMBEDDED, *known], n=3)
   meant = f'Did you mean {" or ".join(map(repr, close))}? ' if close else ''
   raise errors.DataError(
-      f'There is no dataset {name!r}: it is not the embedded "digits", not one of the {len(known)} '
-      f'names that TFDS {tfds.__version__} knows, and not prepared in {data_dir}. {meant}'
-      f'To list all names, type: python -c "import tensorflow_datasets as tfds; '
+      f'There is no dataset {name!r}: it is not embedded ({", ".join(_EMBEDDED)}), not one of the '
+      f'{len(known)} names that TFDS {tfds.__version__} knows, and not prepared in {data_dir}. '
+      f'{meant}To list all names, type: python -c "import tensorflow_datasets as tfds; '
       f'print(*tfds.list_builders(with_community_datasets=False))"')
 
 

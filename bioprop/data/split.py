@@ -7,11 +7,12 @@ from bioprop import errors
 
 
 class Split(NamedTuple):
-  """Some labelled images.
+  """Some labelled examples.
 
   Attributes:
-    images: uint8 [n, height, width, channels], raw pixel values.
-    labels: int32 [n], class numbers from 0.
+    images: uint8 [n, height, width, channels], raw pixel values; or uint8 [n, T], windows of
+      character ids.
+    labels: int32 [n], class numbers from 0; or int32 [n, T], the next character at each position.
   """
   images: np.ndarray
   labels: np.ndarray
@@ -50,11 +51,7 @@ def hold_out(name: str, train: Split, validation: int, seed: int) -> tuple[Split
     DataError: validation or seed is out of range.
   """
   total = len(train.labels)
-  if not 0 <= validation < total:
-    raise errors.DataError(
-        f'{validation} validation examples cannot be held out of the {total} train examples of '
-        f'{name!r}: the number must be at least 0, and at least one example must stay in train. '
-        f'Give a number from 0 to {total - 1}, for example validation={total // 10}.')
+  _check_number(name, validation, total)
   if not 0 <= seed < 2**32:
     raise errors.DataError(
         f'The validation split of {name!r} cannot be drawn with seed {seed}: numpy takes seeds '
@@ -65,3 +62,35 @@ def hold_out(name: str, train: Split, validation: int, seed: int) -> tuple[Split
   held, kept = np.sort(order[:validation]), np.sort(order[validation:])
   return (Split(train.images[kept], train.labels[kept]),
           Split(train.images[held], train.labels[held]))
+
+
+def hold_out_last(name: str, train: Split, validation: int) -> tuple[Split, Split]:
+  """Moves the last examples from train to validation.
+
+  For windows of one text, whose neighbours are too alike for a random choice: it would validate on
+  half a sentence and train on the other half.
+
+  Args:
+    name: the dataset's name, for the error.
+    train: the training examples, in the order of the text.
+    validation: how many examples to move, 0 <= validation < len(train.labels).
+
+  Returns:
+    The remaining train split and the validation split.
+
+  Raises:
+    DataError: validation is out of range.
+  """
+  total = len(train.labels)
+  _check_number(name, validation, total)
+  kept = total - validation
+  return Split(*(a[:kept] for a in train)), Split(*(a[kept:] for a in train))
+
+
+def _check_number(name: str, validation: int, total: int) -> None:
+  """Raises DataError unless so many examples can be held out of `total`."""
+  if not 0 <= validation < total:
+    raise errors.DataError(
+        f'{validation} validation examples cannot be held out of the {total} train examples of '
+        f'{name!r}: the number must be at least 0, and at least one example must stay in train. '
+        f'Give a number from 0 to {total - 1}, for example validation={total // 10}.')

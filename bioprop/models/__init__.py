@@ -2,13 +2,16 @@
 from bioprop.models.lenet import LeNet
 from bioprop.models.mlp import MLP
 from bioprop.models.resnet import ResNet18, ResNet20
+from bioprop.models.transformer import Transformer
 
-# Every model is called as model(x, train=False) with x [n, ...] and returns logits [n, classes].
+# Every model is called as model(x, train=False) with x [n, ...] and returns logits [n, classes],
+# but the transformer: it maps tokens [n, T] to logits [n, T, classes].
 MODELS = {
     'mlp': MLP,
     'lenet': LeNet,
     'resnet18': ResNet18,
     'resnet20': ResNet20,
+    'transformer': Transformer,
 }
 
-__all__ = ['MODELS', 'MLP', 'LeNet', 'ResNet18', 'ResNet20']
+__all__ = ['MODELS', 'MLP', 'LeNet', 'ResNet18', 'ResNet20', 'Transformer']

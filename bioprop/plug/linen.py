@@ -8,19 +8,23 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax.core.scope import union_filters
 
-from bioprop.errors import FeedbackMissingError, NothingMatchedError, UnboundError
+from bioprop.errors import FeedbackMissingError, NothingMatchedError
 from bioprop.plug import activity
 from bioprop.plug.choice import Choice, choose
 from bioprop.plug.output import Where, locate, replace
 from bioprop.plug.session import FEEDBACK, PORTS, Session
+from bioprop.plug.unbound import without_gradient
 from bioprop.rules import Rule
 from bioprop.rules.credit import tap
 
 _running: contextvars.ContextVar[bool] = contextvars.ContextVar('running', default=False)
 _matched: set[tuple[type, 'Plug']] = set()  # Models' classes and plugs that found a layer.
+_UNBOUND = (
+    'a gradient was asked of a plugged model that did not run through its own apply: it was bound '
+    '(model.bind, nn.apply) or used inside another module, where its rule cannot act. Wrap the '
+    'outermost module, and call model.apply(variables, x).')
 _traces = itertools.count()  # A number for each init, so that none reuses another's trace.
 
 
@@ -131,7 +135,7 @@ class Plugged:
 
   def _call_wrapped_method(self, fun, args, kwargs):
     out = super()._call_wrapped_method(fun, args, kwargs)
-    return out if _running.get() else _without_gradient(out)
+    return out if _running.get() else without_gradient(out, _UNBOUND)
 
 
 def _prepare(plug: Plug, output_only, variables) -> Session:
@@ -189,25 +193,6 @@ def _require_match(model: nn.Module, session: Session) -> None:
         f'silently learn by backprop. Known layers: nn.Dense, DenseGeneral, Conv, ConvLocal, '
         f'ConvTranspose, Einsum, Embed, and what is made of them (attention, recurrent cells). '
         f'Weights made by self.param belong in one of these layers.')
-
-
-def _without_gradient(out):
-  """`out`, whose gradient is an error: a model run outside `apply` would silently be backprop."""
-
-  @jax.custom_vjp
-  def identity(a):
-    return a
-
-  def refuse(_, g):
-    del g
-    raise UnboundError(
-        'a gradient was asked of a plugged model that did not run through its own apply: it was '
-        'bound (model.bind, nn.apply) or used inside another module, where its rule cannot act. '
-        'Wrap the outermost module, and call model.apply(variables, x).')
-
-  identity.defvjp(lambda a: (a, None), refuse)
-  differentiable = lambda a: isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.inexact)
-  return jax.tree.map(lambda a: identity(a) if differentiable(a) else a, out)
 
 
 def _bound_feedback(variables: Mapping[str, Any]) -> Mapping[str, Any]:

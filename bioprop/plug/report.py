@@ -1,13 +1,15 @@
 """describe: which parameter learns by which rule, before anything is trained."""
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+from flax import nnx
 
 from bioprop.plug.linen import Plugged, wrap
+from bioprop.plug.nnx_report import rows_of
 from bioprop.plug.output import Where
+from bioprop.plug.rows import Report, Row
 from bioprop.plug.session import FEEDBACK, Record
 from bioprop.plug.sites import ELEMENTWISE, REPARAMETRISED
 from bioprop.rules import RULES, Rule
@@ -15,58 +17,8 @@ from bioprop.rules import RULES, Rule
 _STREAMS = ('params', 'feedback', 'dropout')
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One parameter of a plugged model.
-
-  Attributes:
-    path: the parameter's path in `params`.
-    shape: its shape.
-    layer: the kind of its layer: an op such as 'Dense', or the module's class.
-    rule: the name of the rule that it learns by; 'local' for elementwise parameters, which follow
-      the exact gradient of what arrives at them; 'BACKPROP' for weights that no rule covers.
-    feedback: the feedback's shape, None if there is none.
-    note: the nonlinearity that a Hebbian layer is taken to have, or what to know of the parameter.
-  """
-  path: str
-  shape: tuple[int, ...]
-  layer: str
-  rule: str
-  feedback: tuple[int, ...] | None
-  note: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """The rows, one a parameter; prints as a table."""
-  rows: tuple[Row, ...]
-
-  @property
-  def left_out(self) -> tuple[Row, ...]:
-    """Rows of weights that stay on backprop because no rule covers their layer."""
-    return tuple(row for row in self.rows if row.rule == 'BACKPROP')
-
-  def __iter__(self):
-    return iter(self.rows)
-
-  def __len__(self):
-    return len(self.rows)
-
-  def __str__(self) -> str:
-    shown = lambda shape: '-' if shape is None else 'x'.join(map(str, shape)) or 'scalar'
-    table = [('parameter', 'shape', 'layer', 'rule', 'feedback', '')]
-    table += [(r.path, shown(r.shape), r.layer, r.rule, shown(r.feedback), r.note)
-              for r in self.rows]
-    widths = [max(len(row[i]) for row in table) for i in range(6)]
-    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table]
-    if self.left_out:
-      lines.append(f'WARNING: {len(self.left_out)} weight(s) stay on backprop: '
-                   f'{", ".join(r.path for r in self.left_out)}')
-    return '\n'.join(lines)
-
-
 def describe(
-    model: nn.Module,
+    model: nn.Module | nnx.Module,
     rule: Rule | str | Mapping[str, Rule | str] | None,
     *sample: Any,
     output: Where = None,
@@ -76,11 +28,12 @@ def describe(
   """Says, for each parameter of a model, which rule it would learn by. Computes nothing.
 
   Args:
-    model: an unbound linen module, plain or plugged.
-    rule: what `wrap` takes; None for a model that is plugged already.
-    *sample: the model's inputs, as for `init`: arrays, or `jax.ShapeDtypeStruct`s.
+    model: an unbound linen module or an NNX module, plain or plugged; it stays as it is.
+    rule: what `wrap` and `install` take; None for a model that is plugged already.
+    *sample: the model's inputs, as for `init`: arrays, or `jax.ShapeDtypeStruct`s. An NNX model
+      needs them for rules that broadcast the error.
     output: as in `wrap`.
-    rngs: random streams for `init`, if the model needs more than 'params' and 'dropout'.
+    rngs: random streams for a linen `init`, if the model needs more than 'params' and 'dropout'.
     **kwargs: the model's keyword arguments, such as train=False.
 
   Returns:
@@ -88,8 +41,10 @@ def describe(
 
   Raises:
     NothingMatchedError: if no layer of the model is covered.
-    PatternError, OutputError, LiftedTransformError: as `wrap` and `init` do.
+    PatternError, OutputError, LiftedTransformError: as `wrap` and `init`, or `install`, do.
   """
+  if isinstance(model, nnx.Module):
+    return Report(tuple(rows_of(model, rule, sample, output, kwargs)))
   plugged = model if rule is None and isinstance(model, Plugged) else wrap(
       model, rule, output=output)
   streams = rngs or {name: jax.random.key(0) for name in _STREAMS}

@@ -63,20 +63,21 @@ class Site:
     op: the layer's op.
     params: the layer's parameters as they are now; at initialisation this is W(0).
     redraw: maps a key to a fresh, independent draw of `params` from the layer's own initialisers.
-    x: shape and dtype of the op's input.
+    x: shape and dtype of the op's input; None where they are not known yet (`install` of an NNX
+      model without a sample, for rules that do not read the error).
     error: shape and dtype of the error at the network's output; None unless `reads_error`.
   """
   path: str
   op: Op
   params: Params
   redraw: Callable[[Key], Params]
-  x: jax.ShapeDtypeStruct
+  x: jax.ShapeDtypeStruct | None
   error: jax.ShapeDtypeStruct | None
 
   @property
   def sends(self) -> bool:
     """Whether the op's input can take a cotangent at all (token ids cannot)."""
-    return jnp.issubdtype(self.x.dtype, jnp.inexact)
+    return self.x is None or jnp.issubdtype(self.x.dtype, jnp.inexact)
 
 
 class Credit(NamedTuple):

@@ -14,7 +14,12 @@ Positions. When the error has position axes that the layer's input has too ([n, 
 the layer's input. For inputs with spatial axes ([n, h, w, c]), spatial='full' draws B for each
 location and channel; spatial='shared' draws it for each channel, and all locations receive the
 same signal, as they share a convolution's kernel (the choice of Sanfiz & Akrout 2021, BioTorch,
-arXiv 2108.13446).
+arXiv 2108.13446). The heads of an attention count as locations ([n, T, heads, d]).
+
+Memory. B of spatial='full' has a row for each output and a column for each number in a sample's
+input: 1000 classes and 112 x 112 locations of 64 channels make 3 GiB, in one layer. `max_gib` keeps
+this from being found out by an allocation that fails: what is larger is refused with the words to
+type instead, before anything is allocated.
 
 Scale. The entries of B are N(0, scale^2 / d), d the number of features of the layer's input. Then
 E|B e|^2 = scale^2 |e|^2: at scale 1 the signal has the norm of the error, as backprop's has under
@@ -37,7 +42,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bioprop.errors import ErrorShapeError
+from bioprop.errors import ErrorShapeError, FeedbackMemoryError
 from bioprop.rules.base import Credit, Rule, check_choice, check_range
 from bioprop.rules.broadcast import at_least_float32, shared_axes
 
@@ -50,21 +55,25 @@ class DirectFeedbackAlignment(Rule):
     scale: factor on the feedback; at 1 the projected error has in expectation the error's norm.
       None: 0.1, and 0.05 for inputs with spatial axes.
     spatial: 'full', feedback of its own for each location, or 'shared', one for all locations.
+    max_gib: the largest B that one layer may have, in GiB (2**30 bytes).
   """
   scale: float | None = None
   spatial: str = 'full'
+  max_gib: float = 1.0
   reads_error = True
 
   def __post_init__(self):
     if self.scale is not None:
       check_range(self, 'scale', 0.0)
     check_choice(self, 'spatial', ('full', 'shared'))
+    check_range(self, 'max_gib', 0.0)
 
   def init_feedback(self, key, site):
     """B [error features, features of x]; see `Rule.init_feedback`.
 
     Raises:
       ErrorShapeError: if the error cannot be matched with the layer's input.
+      FeedbackMemoryError: if B would take more than `max_gib`.
     """
     if not site.sends:
       return None
@@ -73,6 +82,7 @@ class DirectFeedbackAlignment(Rule):
     scale = (0.05 if spatial else 0.1) if self.scale is None else self.scale
     columns = site.x.shape[-1] if self.spatial == 'shared' else features
     dtype = at_least_float32(site.x.dtype)
+    self._check_memory(site, rows, columns, dtype)
     return {'error': jax.random.normal(key, (rows, columns), dtype)
                      * jnp.asarray(scale / math.sqrt(features), dtype)}
 
@@ -99,6 +109,23 @@ class DirectFeedbackAlignment(Rule):
       signal = signal.reshape(samples + (1,) * (x.ndim - len(samples) - 1) + (columns,))
       return Credit(update, jnp.broadcast_to(signal, x.shape))
     return Credit(update, signal.reshape(x.shape))
+
+  def _check_memory(self, site, rows, columns, dtype):
+    """Raises FeedbackMemoryError if B [rows, columns] is too large."""
+    gib = lambda width: rows * width * dtype.itemsize / 2**30
+    if gib(columns) <= self.max_gib:
+      return
+    channels = site.x.shape[-1]
+    shared = '' if columns == channels else (
+        f'one signal for all locations, which takes {gib(channels):.3g} GiB: '
+        f'bioprop.make(\'dfa\', spatial=\'shared\') or --config.rule_options.spatial=shared; or ')
+    raise FeedbackMemoryError(
+        f'the direct feedback of the layer {site.path!r} would be {dtype.name} {(rows, columns)}, '
+        f'which takes {gib(columns):.3g} GiB, and max_gib allows {self.max_gib:g} GiB for one '
+        f'layer: each of the {rows} outputs has a weight to each of the {columns} numbers in a '
+        f'sample\'s part of the layer\'s input {site.x.shape}. Choose {shared}a larger bound: '
+        f'bioprop.make(\'dfa\', max_gib={math.ceil(gib(columns))}) or '
+        f'--config.rule_options.max_gib={math.ceil(gib(columns))}.')
 
   def _layout(self, x, error, path=''):
     """Error features, input features, and the axes that are samples, for two shapes."""

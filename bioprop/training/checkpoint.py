@@ -13,12 +13,12 @@ import sys
 
 import flax.serialization
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from bioprop.errors import CheckpointError, WorkdirError
+from bioprop.training import distributed, mesh
 from bioprop.training.state import State
 
 
@@ -36,41 +36,55 @@ class Checkpoints:
       return []
     return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
+  def last(self) -> int:
+    """The last of `epochs()`, 0 if there is none; the same in every process."""
+    return distributed.from_first(lambda: max(self.epochs(), default=0))
+
   def save(self, epoch: int, state: State) -> None:
     """Starts to write the state after `epoch`, and drops the oldest beyond `keep`.
+
+    Process 0 writes; where the state lies in several processes, all must call this.
 
     Raises:
       WorkdirError: if the disk does not take it.
     """
     # Copied: the next epoch donates these buffers while orbax writes in the background.
-    tree = jax.tree.map(lambda leaf: np.array(leaf), flax.serialization.to_state_dict(state))
+    tree = jax.tree.map(mesh.gather, flax.serialization.to_state_dict(state))
+    distributed.on_first(lambda: self._save(epoch, tree))
+
+  def _save(self, epoch, tree):
     try:
       if self._manager is None:
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, save_root_metadata=False))
+            max_to_keep=self._keep, save_root_metadata=False, create=False,
+            multiprocessing_options=_alone()))
       self._manager.save(epoch, args=ocp.args.Composite(
           state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({'sha256': digest(tree)})))
     except OSError as error:
       raise self._unwritten(error) from error
 
   def wait(self) -> None:
-    """Returns when all that was saved is on the disk.
+    """Returns, in every process, when all that was saved is on the disk.
 
     Raises:
       WorkdirError: if the disk did not take it.
     """
+    distributed.on_first(self._wait)
+
+  def close(self) -> None:
+    """Waits for what this process writes, and ends the writing thread."""
+    if self._manager is not None:
+      self._wait()
+      self._manager.close()
+      self._manager = None
+
+  def _wait(self):
     if self._manager is not None:
       try:
         self._manager.wait_until_finished()
       except OSError as error:
         raise self._unwritten(error) from error
-
-  def close(self) -> None:
-    """Waits, and ends the writing thread."""
-    if self._manager is not None:
-      self.wait()
-      self._manager.close()
-      self._manager = None
 
   def restore(self, epoch: int, template: State) -> State:
     """Returns the state after `epoch`, bit for bit as it was saved.
@@ -93,7 +107,9 @@ class Checkpoints:
     hook = sys.unraisablehook
     sys.unraisablehook = functools.partial(_without_late_reads, hook)
     try:
-      read = ocp.Checkpointer(ocp.CompositeCheckpointHandler()).restore(path, ocp.args.Composite(
+      checkpointer = ocp.Checkpointer(
+          ocp.CompositeCheckpointHandler(), multiprocessing_options=_alone())
+      read = checkpointer.restore(path, ocp.args.Composite(
           state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()))
       tree, expected = read['state'], read['meta']['sha256']
       found = digest(tree)
@@ -145,6 +161,12 @@ def digest(tree: dict) -> str:
   return result.hexdigest()
 
 
+def _alone():
+  """Keeps orbax from waiting for other processes: one writes, and each reads for itself."""
+  own = jax.process_index()
+  return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+
+
 def _without_late_reads(hook, unraisable):
   """Drops what orbax's other reads report when the first one has failed and their loop is gone."""
   if 'Event loop is closed' not in str(unraisable.exc_value):
@@ -161,7 +183,7 @@ def _leaves(tree, prefix=''):
 
 
 def _like(template, tree):
-  """The tree as a State on the device, if it is of the template's model and optimiser."""
+  """The tree as a State where the template lies, if it is of the template's model and optimiser."""
   kind = lambda leaf: f'{leaf.dtype}{list(leaf.shape)}'
   wanted = flax.serialization.to_state_dict(template)
   expected = {path: kind(leaf) for path, leaf in _leaves(wanted)}
@@ -174,4 +196,4 @@ def _like(template, tree):
         f'it is of another model or optimiser than this code builds ({len(differing)} leaves '
         f'differ; {path} is {found.get(path, "missing")} there and {expected.get(path, "missing")} '
         'here)')
-  return jax.tree.map(jnp.asarray, flax.serialization.from_state_dict(template, tree))
+  return jax.tree.map(mesh.put_like, template, flax.serialization.from_state_dict(template, tree))

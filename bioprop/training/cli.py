@@ -11,9 +11,9 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from bioprop.errors import BiopropError
+from bioprop.errors import BiopropError, LostProcessError
 from bioprop.training import config as config_lib
-from bioprop.training import workdir
+from bioprop.training import distributed, workdir
 
 _RUNS = 'runs'
 
@@ -47,9 +47,12 @@ def arguments() -> tuple[ml_collections.ConfigDict, pathlib.Path, str | None]:
   logging.set_verbosity(logging.WARNING)  # app.run raises it, and orbax tells of every file.
   config = flags.FLAGS.config
   path = flags.FLAGS.workdir
+  with reported():
+    distributed.join(config)  # Before anything computes.
   if path is None:
     stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-    path = workdir.fresh(_RUNS, f'{stem}-{config.rule}-seed{config.seed}', config)
+    name = f'{stem}-{config.rule}-seed{config.seed}'
+    path = distributed.from_first(lambda: workdir.fresh(_RUNS, name, config))
   return config, pathlib.Path(path), flags.FLAGS.data_dir
 
 
@@ -58,10 +61,14 @@ def reported(path: pathlib.Path | None = None) -> Iterator[None]:
   """Ends the program with one paragraph on an error of ours (status 1) or on Ctrl-C (130)."""
   try:
     yield
+  except LostProcessError as error:
+    print(_ending(str(error)), file=sys.stderr)
+    distributed.leave(1)
   except BiopropError as error:
     raise _ending(str(error)) from error
   except KeyboardInterrupt:
-    print(f'\ninterrupted. The same command goes on from the last checkpoint in {path}.',
+    where = f' in {path}' if path else ''
+    print(f'\ninterrupted. The same command goes on from the last checkpoint{where}.',
           file=sys.stderr)
     sys.exit(130)
 

@@ -19,6 +19,8 @@ CHOICES = {
     'optimizer': ('sgd', 'adam', 'adamw'),
     'schedule': ('constant', 'cosine', 'step'),
 }
+# Where a run computes, and not what: it may go on elsewhere.
+PLACEMENT = ('mesh', 'distributed')
 _AT_LEAST_ONE = ('epochs', 'batch_size', 'eval_batch_size', 'checkpoint_every', 'keep')
 _NOT_NEGATIVE = ('seed', 'validation', 'learning_rate', 'momentum', 'weight_decay', 'warmup_epochs')
 
@@ -63,6 +65,12 @@ def base() -> ml_collections.ConfigDict:
   # Training steps in one call on the device; None: a whole epoch. Between two calls the progress
   # bar moves: set it where an epoch takes minutes.
   config.steps_per_call = config_dict.placeholder(int)
+
+  # Devices, all that there are: 'data=8', or 'data=2,fsdp=4'; None: one (training/mesh.py).
+  config.mesh = config_dict.placeholder(str)
+  # The processes that share them: 'auto', or 'HOST:PORT,NUM_PROCESSES,PROCESS_ID'
+  # (training/distributed.py).
+  config.distributed = config_dict.placeholder(str)
   return config
 
 

@@ -8,7 +8,7 @@ import ml_collections
 import tqdm
 
 from bioprop.errors import DivergedError
-from bioprop.training import metrics, workdir
+from bioprop.training import distributed, metrics, workdir
 from bioprop.training.checkpoint import Checkpoints
 from bioprop.training.results import Results
 from bioprop.training.trainer import NotFinite, Trainer
@@ -24,7 +24,8 @@ def run(
 
   Args:
     config: as from `bioprop.training.base`.
-    path: the run's directory: new, empty, or of a run with the same configuration.
+    path: the run's directory: new, empty, or of a run with the same configuration; config.mesh and
+      config.distributed may differ, and then the numbers go on to rounding, not to the bit.
     data_dir: folder of prepared datasets.
     progress: whether to show a progress bar.
 
@@ -34,19 +35,25 @@ def run(
     WorkdirError: if the directory cannot be written, or holds something else.
     CheckpointError: if the last checkpoint is damaged.
     DivergedError: if the loss becomes infinite or NaN.
+    DistributedError: if another process of the run failed or is gone.
   """
-  trainer = Trainer(config, data_dir)
-  state = trainer.init()  # Whatever is wrong with the model shows before a directory is made.
+  distributed.join(config)
+  distributed.check_same(config)
   with contextlib.ExitStack() as stack:
-    directory = stack.enter_context(workdir.opened(path, config))
+    stack.enter_context(distributed.needing_all())
+    trainer = Trainer(config, data_dir)
+    state = trainer.init()  # Whatever is wrong with the model shows before a directory is made.
+    directory = distributed.from_first(lambda: stack.enter_context(workdir.opened(path, config)))
     checkpoints = Checkpoints(directory / 'checkpoints', config.keep)
     stack.callback(checkpoints.close)
-    done = max(checkpoints.epochs(), default=0)
+    done = checkpoints.last()
     if done:
       state = checkpoints.restore(done, state)
-    if not (done == config.epochs and metrics.is_finished(directory)):
-      log = metrics.MetricsLog(directory, done, int(state.step))
-      stack.callback(log.close)
+    finished = distributed.from_first(lambda: metrics.is_finished(directory))
+    if not (done == config.epochs and finished):
+      log = distributed.on_first(lambda: metrics.MetricsLog(directory, done, int(state.step)))
+      if log:
+        stack.callback(log.close)
       state = _train(trainer, state, done, config, checkpoints, log, progress)
     return _results(config, directory, state)
 
@@ -54,7 +61,7 @@ def run(
 def _train(trainer, state, done, config, checkpoints, log, progress):
   """Trains the epochs after `done`, and tests the last state."""
   with tqdm.tqdm(total=config.epochs * trainer.steps, initial=done * trainer.steps, unit='step',
-                 disable=not progress, dynamic_ncols=True) as bar:
+                 disable=not (progress and distributed.is_first()), dynamic_ncols=True) as bar:
     clock = time.perf_counter()
     for epoch in range(done + 1, config.epochs + 1):
       bar.set_description(f'epoch {epoch}/{config.epochs}')
@@ -63,15 +70,21 @@ def _train(trainer, state, done, config, checkpoints, log, progress):
       now = time.perf_counter()
       record['seconds'], clock = now - clock, now  # Of everything, the last checkpoint included.
       # The line comes first: a checkpoint promises that the lines up to it are there.
-      log.write(record, step)
+      _write(log, record, step)
       if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
         checkpoints.save(epoch, state)
       bar.set_postfix({name: f'{record[name]:.4f}' for name in (
           'train_loss', 'train_accuracy', 'validation_accuracy') if name in record})
   checkpoints.wait()
   test = trainer.test(state)
-  log.write({'test_loss': test.loss, 'test_accuracy': test.accuracy}, config.epochs * trainer.steps)
+  _write(log, {'test_loss': test.loss, 'test_accuracy': test.accuracy},
+         config.epochs * trainer.steps)
   return state
+
+
+def _write(log, record, step):
+  """Adds a line to the log, which is process 0's; if it cannot, all processes fail."""
+  distributed.on_first(lambda: log.write(record, step))
 
 
 def _epoch(trainer, state, epoch, checkpoints, tick):
@@ -81,7 +94,7 @@ def _epoch(trainer, state, epoch, checkpoints, tick):
     state, train = trainer.epoch(state, epoch, tick)
   except NotFinite as failure:
     checkpoints.wait()
-    last = max(checkpoints.epochs(), default=0)
+    last = checkpoints.last()
     before = trainer.init()
     before = checkpoints.restore(last, before) if last else before
     raise trainer.explain(before, last, epoch, failure) from None
@@ -102,7 +115,7 @@ def _epoch(trainer, state, epoch, checkpoints, tick):
 
 
 def _results(config, directory, state):
-  *epochs, final = metrics.read(directory)
+  *epochs, final = distributed.from_first(lambda: metrics.read(directory))
   last = epochs[-1]
   return Results(
       config.rule, config.epochs, last['train_loss'], last['train_accuracy'],

@@ -1,4 +1,4 @@
-"""Losses of each example, by name."""
+"""Losses of each label, by name."""
 import jax
 import jax.numpy as jnp
 import optax
@@ -8,7 +8,7 @@ from bioprop.typing import Array
 
 
 def squared_error(logits: Array, labels: Array) -> Array:
-  """Half the squared distance to the one-hot label: [n, classes], [n] -> [n].
+  """Half the squared distance to the one-hot label: [..., classes], [...] -> [...].
 
   The half makes the error at the output logits - one_hot.
   """
@@ -17,7 +17,7 @@ def squared_error(logits: Array, labels: Array) -> Array:
 
 
 def make_loss(name: str):
-  """Returns the function (logits [n, classes], labels [n]) -> losses [n].
+  """Returns the function (logits [..., classes], labels [...]) -> losses [...].
 
   Raises:
     ConfigError: if there is no such loss.

@@ -38,6 +38,7 @@ class Results:
         'rule': self.rule,
         'epochs': str(self.epochs),
         'train loss': f'{self.train_loss:.4f}',
+        'test loss': f'{self.test_loss:.4f}',
         'validation accuracy': percent(self.validation_accuracy),
         'test accuracy': percent(self.test_accuracy),
         'test error': percent(1 - self.test_accuracy),

@@ -27,7 +27,7 @@ class State:
 def make_state(
     model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, sample: jax.Array,
 ) -> State:
-  """Returns the state before the first step; `sample` [1, h, w, c] gives the input's shape."""
+  """Returns the state before the first step; `sample` [1, ...] gives the input's shape."""
   params_key, feedback_key, dropout_key = jax.random.split(key, 3)
   rngs = {'params': params_key, 'feedback': feedback_key, 'dropout': dropout_key}
   variables = jax.jit(lambda keys, x: model.init(keys, x, train=False))(rngs, sample)

@@ -14,18 +14,22 @@ import numpy as np
 import optax
 
 from bioprop.training.loop_convolutions import fast_in_loops
+from bioprop.training.mesh import ONE_DEVICE, Placement
 from bioprop.training.state import State
 from bioprop.typing import Array, Key, PyTree
 
 
 class Examples(NamedTuple):
-  """Examples on the device: images uint8 [n, h, w, c] and labels int32 [n] (-1: padding)."""
+  """Examples on the device: images uint8 [n, h, w, c] and labels int32 [n] (-1: padding).
+
+  Or a text: characters uint8 [n, T], and a label for each of them, int32 [n, T].
+  """
   images: Array
   labels: Array
 
 
 class Metrics(NamedTuple):
-  """Loss and number of correct answers: of each step [steps], or summed over examples []."""
+  """Loss and number of correct answers: of each step [steps], or summed over all labels []."""
   loss: Array
   correct: Array
 
@@ -35,29 +39,37 @@ class Task:
   """What stays the same from step to step: closed over, never traced.
 
   Attributes:
-    model: maps images [n, h, w, c] to logits [n, classes].
+    model: maps images [n, h, w, c] to logits [n, classes], or characters [n, T] to logits
+      [n, T, classes].
     tx: the optimiser.
-    loss: maps logits [n, classes] and labels [n] to the loss of each example [n].
+    loss: maps logits [..., classes] and labels [...] to the loss of each label [...].
     augment: maps a key and images [n, h, w, c] to as many images, or None.
-    mean, std: of each channel of the uint8 images, float32 [c].
+    mean, std: of each channel of the uint8 images, float32 [c]; None for characters.
     seed: of all randomness.
     batch_size: examples of one step.
+    placement: the devices that share a step.
   """
   model: nn.Module
   tx: optax.GradientTransformation
   loss: Callable[[Array, Array], Array]
   augment: Callable[[Key, Array], Array] | None
-  mean: np.ndarray
-  std: np.ndarray
+  mean: np.ndarray | None
+  std: np.ndarray | None
   seed: int
   batch_size: int
+  placement: Placement = ONE_DEVICE
 
   def key(self, stream: str) -> Key:
     """The root of one stream of randomness: 'init', 'order' or 'step'."""
     return jax.random.fold_in(jax.random.key(self.seed), ('init', 'order', 'step').index(stream))
 
   def normalise(self, images: Array) -> Array:
-    """Maps uint8 [n, h, w, c] to float32 of mean 0 and standard deviation 1 per channel."""
+    """Maps uint8 [n, h, w, c] to float32 of mean 0 and standard deviation 1 per channel.
+
+    Characters stay what they are, as int32 [n, T].
+    """
+    if self.mean is None:
+      return images.astype(jnp.int32)
     shape = (1, 1, 1, -1)
     return (images.astype(jnp.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
 
@@ -71,7 +83,7 @@ def apply_train(
   `capture` is flax's capture_intermediates: which outputs to return under 'intermediates'.
 
   Returns:
-    Logits [n, classes], and the collections that the model changed.
+    Logits [n, classes] or [n, T, classes], and the collections that the model changed.
   """
   augment_key, dropout_key, feedback_key = jax.random.split(
       jax.random.fold_in(task.key('step'), step), 3)
@@ -125,41 +137,54 @@ def train_steps(
   Returns:
     The new state, the metrics of each step [length], and whether the new state is finite [].
   """
+  place = task.placement
   indices = batch_indices(task, len(data.labels), epoch)
   indices = jax.lax.dynamic_slice_in_dim(indices, start, length)
 
   def body(state, index):
     batch = Examples(jnp.take(data.images, index, axis=0), jnp.take(data.labels, index, axis=0))
-    return train_step(task, state, batch)
+    state, metrics = train_step(task, state, place.spread(batch))
+    return place.shard(state), metrics
 
   state, metrics = jax.lax.scan(fast_in_loops(body), state, indices)
-  return state, metrics, all_finite(state)
+  return place.shard(state), *place.everywhere((metrics, all_finite(state)))
+
+
+def predict(task: Task, state: State, images: Array) -> Array:
+  """The model's logits for uint8 images [n, h, w, c], or characters [n, T], in evaluation mode."""
+  # A rule that draws its feedback asks for the stream although only the backward pass uses it.
+  return task.model.apply(
+      {'params': state.params, **state.model_state}, task.normalise(images), train=False,
+      rngs={'feedback': task.key('step')})
 
 
 def evaluate(task: Task, state: State, data: Examples) -> Metrics:
-  """Sums loss and correct answers over examples stored in batches, [batches, batch, ...]."""
+  """Sums loss and correct answers over all labels of batches, [batches, batch, ...]."""
   def body(total, batch):
-    # A rule that draws its feedback asks for the stream although only the backward pass uses it.
-    logits = task.model.apply(
-        {'params': state.params, **state.model_state}, task.normalise(batch.images), train=False,
-        rngs={'feedback': task.key('step')})
+    logits = predict(task, state, batch.images)
     real = batch.labels >= 0
     loss = jnp.sum(jnp.where(real, task.loss(logits, batch.labels), jnp.zeros((), logits.dtype)))
     correct = jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) & real)
     return Metrics(total.loss + loss, total.correct + correct), None
 
   zero = Metrics(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
-  return jax.lax.scan(body, zero, data)[0]
+  return task.placement.everywhere(jax.lax.scan(body, zero, data)[0])
 
 
-def in_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Examples:
-  """Cuts examples into batches [batches, batch, ...] on the device, the last filled with -1."""
-  batch_size = min(batch_size, len(labels))
+def in_batches(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, place: Placement = ONE_DEVICE,
+) -> Examples:
+  """Cuts examples into batches [batches, batch, ...] on the devices, the last filled with -1.
+
+  Over a mesh, batches are enlarged to what its devices can share evenly.
+  """
+  batch_size = -(-min(batch_size, len(labels)) // place.devices) * place.devices
   fill = -len(labels) % batch_size
-  images = np.pad(images, ((0, fill), (0, 0), (0, 0), (0, 0)))
-  labels = np.pad(labels, (0, fill), constant_values=-1)
-  return Examples(jnp.asarray(images.reshape(-1, batch_size, *images.shape[1:])),
-                  jnp.asarray(labels.reshape(-1, batch_size)))
+  behind = lambda array: [(0, fill)] + [(0, 0)] * (array.ndim - 1)
+  images = np.pad(images, behind(images))
+  labels = np.pad(labels, behind(labels), constant_values=-1)
+  return place.put_batches(Examples(images.reshape(-1, batch_size, *images.shape[1:]),
+                                    labels.reshape(-1, batch_size, *labels.shape[1:])))
 
 
 def all_finite(tree: PyTree) -> Array:

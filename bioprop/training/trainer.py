@@ -1,5 +1,6 @@
 """One run's model, optimiser, data on the device and compiled functions: epochs, and no files."""
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +14,14 @@ from bioprop.errors import BiopropError, ConfigError, DataError, DivergedError
 from bioprop.models import MODELS
 from bioprop.plug.linen import wrap
 from bioprop.rules import make
-from bioprop.training import augment, diagnose, loss, optimizer
+from bioprop.training import augment, diagnose, loss, mesh, optimizer
 from bioprop.training import config as config_lib
 from bioprop.training import step as step_lib
 from bioprop.training.state import State, make_state
 
 
 class Average(NamedTuple):
-  """Means over examples."""
+  """Means over labels: over examples, or over all positions of a text."""
   loss: float
   accuracy: float
 
@@ -51,6 +52,7 @@ class Trainer:
       DataError: if the dataset is missing, or too small for one batch.
     """
     config_lib.check(config)
+    place = mesh.make_placement(config)
     rule = make(config.rule, **config_lib.rule_options(config))
     # Always the same split: seeds differ in training, not in what is validated on.
     data = data or data_lib.load(config.dataset, data_dir, validation=config.validation)
@@ -60,15 +62,20 @@ class Trainer:
           f'config.batch_size is {config.batch_size}, but only {examples} training examples of '
           f'{config.dataset} remain beside {config.validation} for validation: not one batch. Type '
           f'for instance --config.batch_size={min(64, examples)}.')
+    if data.mean is None and config.augment != 'none':
+      raise ConfigError(
+          f'config.augment is {config.augment!r}, which varies images, and {config.dataset} is a '
+          'text. Type --config.augment=none.')
     self._made_from = f'{config.model} with {config_lib.chosen(config.model_options) or "defaults"}'
     self.steps = examples // config.batch_size
     tx, self.schedule = optimizer.make_optimizer(config, self.steps)
     self.task = step_lib.Task(
         wrap(_make_model(config, data.num_classes), rule), tx, loss.make_loss(config.loss),
-        augment.make_augment(config.augment), data.mean, data.std, config.seed, config.batch_size)
+        augment.make_augment(config.augment), data.mean, data.std, config.seed, config.batch_size,
+        place)
     self._per_call = min(config.steps_per_call or self.steps, self.steps)
-    self._train_data = step_lib.Examples(*jax.device_put(tuple(data.train)))
-    self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size)
+    self._train_data = place.put_everywhere(step_lib.Examples(*data.train))
+    self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
                         if config.validation else None)
     self._test = data.test
     self._eval_batch_size = config.eval_batch_size
@@ -80,18 +87,29 @@ class Trainer:
     """Returns the state before the first step.
 
     Raises:
-      ConfigError: if the model does not take its options, or images of this shape.
+      ConfigError: if the model does not take its options, or inputs of this shape, or does not
+        give one output for each label.
     """
     sample = self.task.normalise(self._train_data.images[:1])
     try:
-      return make_state(self.task.model, self.task.tx, self.task.key('init'), sample)
+      state = self._make_state(self.task.key('init'), sample)
+      logits = jax.eval_shape(functools.partial(step_lib.predict, self.task), state,
+                              self._train_data.images[:1])
     except BiopropError:
       raise
     except Exception as error:  # What flax and jax raise depends on what the option was meant for.
       raise ConfigError(
-          f'the model cannot be built on images {list(sample.shape[1:])}: {type(error).__name__}: '
+          f'the model cannot be built on inputs {list(sample.shape[1:])}: {type(error).__name__}: '
           f'{str(error).splitlines()[0]} It is {self._made_from}. Check config.model, '
           'config.model_options and config.dataset.') from error
+    labels = self._train_data.labels.shape[1:]
+    if logits.shape[1:-1] != labels:
+      raise ConfigError(
+          f'the model maps inputs {list(sample.shape[1:])} to outputs {list(logits.shape[1:])}, '
+          f'and each example has labels {list(labels)}, each of which needs an output [classes] of '
+          f'its own. It is {self._made_from}. Type for instance --config.model='
+          f'{"transformer" if labels else "mlp"}.')
+    return state
 
   def epoch(
       self, state: State, epoch: int, tick: Callable[[int], None] = lambda steps: None,
@@ -104,6 +122,7 @@ class Trainer:
       NotFinite: if the loss, or anything in the state, is infinite or NaN.
     """
     total_loss, total_correct = 0., 0
+    labels = self.task.batch_size * math.prod(self._train_data.labels.shape[1:])  # Of a step.
     for start in range(0, self.steps, self._per_call):
       length = min(self._per_call, self.steps - start)
       state, metrics, finite = self._train(length, state, self._train_data, epoch, start)
@@ -117,7 +136,7 @@ class Trainer:
       total_correct += int(metrics.correct.sum())
       tick(length)
     return state, Average(float(total_loss) / self.steps,
-                          total_correct / (self.steps * self.task.batch_size))
+                          total_correct / (self.steps * labels))
 
   def validate(self, state: State) -> Average | None:
     """Returns loss and accuracy on the validation split, None where there is none."""
@@ -126,7 +145,7 @@ class Trainer:
   def test(self, state: State) -> Average:
     """Returns loss and accuracy on the test split: for reporting, never for a choice."""
     return self._average(
-        state, step_lib.in_batches(*self._test, self._eval_batch_size))
+        state, step_lib.in_batches(*self._test, self._eval_batch_size, self.task.placement))
 
   def explain(self, state: State, replayed: int, epoch: int, failure: NotFinite) -> DivergedError:
     """Makes the failing step again, from the state after epoch `replayed`, and says what broke."""
@@ -146,9 +165,16 @@ class Trainer:
         failure.loss, finding, epoch, number + 1, self.steps, total + 1,
         float(self.schedule(total))))
 
+  def _make_state(self, key, sample):
+    make = functools.partial(make_state, self.task.model, self.task.tx)
+    if self.task.placement.mesh is None:
+      return make(key, sample)
+    # Each device makes its own part, so that no device need hold the whole.
+    return jax.jit(lambda *args: self.task.placement.shard(make(*args)))(key, sample)
+
   def _average(self, state, batches):
     metrics = self._evaluate(state, batches)
-    count = int((np.asarray(batches.labels) >= 0).sum())
+    count = int((batches.labels >= 0).sum())
     return Average(float(metrics.loss) / count, int(metrics.correct) / count)
 
 

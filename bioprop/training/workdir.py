@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import ml_collections
 
 from bioprop.errors import WorkdirError
+from bioprop.training import config as config_lib
 from bioprop.training import metrics
 
 _LOCK = '.lock'
@@ -94,10 +95,10 @@ def _enter(path, wanted, stack):
   present = read_config(path)
   if present is None:
     _refuse_foreign(path)
-  elif present != wanted:
+  elif other := _differences(present, wanted):
     raise WorkdirError(
         f'{path} holds a run of another configuration, which is left as it is: '
-        f'{"; ".join(differences(present, wanted))}. Give the same values to go on with it, or '
+        f'{"; ".join(other)}. Give the same values to go on with it, or '
         'train in another --workdir.')
   path.mkdir(parents=True, exist_ok=True)
   stack.enter_context(_locked(path))
@@ -106,10 +107,17 @@ def _enter(path, wanted, stack):
     os.replace(path / _NEW, path / 'config.json')
 
 
+def _differences(present, wanted):
+  """`differences` that make it another run: where the same run computes may change."""
+  return differences(*({name: value for name, value in config.items()
+                        if name not in config_lib.PLACEMENT} for config in (present, wanted)))
+
+
 def _resumable(path, config):
   """Whether the same command, given again, should go on here."""
   try:
-    if read_config(path) != as_json(config) or metrics.is_finished(path):
+    present = read_config(path)
+    if present is None or _differences(present, as_json(config)) or metrics.is_finished(path):
       return False
     with _locked(path):
       return True

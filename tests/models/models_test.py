@@ -3,10 +3,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import bioprop
-from bioprop.models import MODELS
+from bioprop.models import MODELS, Transformer
 
 # Counted by hand from the papers: LeNet-5 with full connections and a 10-way readout; ResNet-20
 # 0.27 M (He et al. 2016, table 6), here with projections in the two shortcuts that change shape.
@@ -16,21 +17,32 @@ RESNET20 = (
     + 9 * 16 * 32 + 5 * 9 * 32 * 32 + 6 * 64 + 16 * 32 + 64
     + 9 * 32 * 64 + 5 * 9 * 64 * 64 + 6 * 128 + 32 * 64 + 128
     + 65 * 10)
+# Two blocks of width 128: query, key, value, out; up and down; two norms. 10 tokens, 64 places.
+TRANSFORMER = (
+    2 * (4 * 129 * 128 + 129 * 512 + 513 * 128 + 4 * 128)
+    + (10 + 64) * 128 + 2 * 128 + 129 * 10)
 SIZES = {
     'mlp': ((28, 28, 1), 785 * 800 + 801 * 800 + 801 * 10),
     'lenet': ((28, 28, 1), LENET),
     'resnet20': ((32, 32, 3), RESNET20),
     'resnet18': ((32, 32, 3), None),
+    'transformer': ((7,), TRANSFORMER),
 }
+
+
+def sample(name):
+  """Two inputs: images, or sequences of tokens."""
+  shape = SIZES[name][0]
+  return jnp.zeros((2, *shape), jnp.int32 if len(shape) == 1 else jnp.float32)
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_size_and_output(name):
-  """Parameters by count, logits [n, 10]."""
+  """Parameters by count, logits [n, 10], or [n, T, 10] for sequences."""
   shape, size = SIZES[name]
   out, variables = jax.eval_shape(lambda key: MODELS[name]().init_with_output(
-      key, jnp.zeros((2, *shape)), train=True), jax.random.key(0))
-  assert out.shape == (2, 10)
+      key, sample(name), train=True), jax.random.key(0))
+  assert out.shape == ((2, *shape, 10) if len(shape) == 1 else (2, 10))
   count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
   assert size is None or count == size
 
@@ -39,7 +51,39 @@ def test_size_and_output(name):
 @pytest.mark.parametrize('rule', ['fa', 'dfa'])
 def test_no_weight_is_left_out(name, rule):
   """describe finds a rule for each kernel."""
-  report = bioprop.describe(
-      MODELS[name](), rule, jax.ShapeDtypeStruct((2, *SIZES[name][0]), jnp.float32), train=True)
+  report = bioprop.describe(MODELS[name](), rule, sample(name), train=True)
   assert not report.left_out
   assert all(row.rule == rule and row.feedback for row in report if row.path.endswith('kernel'))
+
+
+def transformer():
+  """A small one with parameters, and tokens [2, 7]."""
+  model = Transformer(classes=11, width=16, heads=2, positions=7)
+  tokens = jnp.asarray(np.random.RandomState(0).randint(0, 11, (2, 7)))
+  return model, model.init(jax.random.key(0), tokens), tokens
+
+
+def test_the_transformer_is_causal():
+  """Another token at place 4 changes the outputs of its own sequence from place 4 on, all of them.
+
+  Through attention every later place sees it, and nothing else may.
+  """
+  model, variables, tokens = transformer()
+  other = tokens.at[0, 4].add(1).clip(0, 10)
+  assert other[0, 4] != tokens[0, 4]
+  moved = jnp.any(model.apply(variables, tokens) != model.apply(variables, other), axis=-1)
+  np.testing.assert_array_equal(moved, [[False] * 4 + [True] * 3, [False] * 7])
+
+
+def test_the_transformer_knows_places():
+  """The same token everywhere: attention to equals is blind to places, embeddings are not."""
+  model, variables, _ = transformer()
+  logits = model.apply(variables, jnp.zeros((1, 7), jnp.int32))
+  assert jnp.abs(logits[0, 3] - logits[0, 4]).max() > 1e-2
+
+
+def test_the_transformer_refuses_more_tokens_than_places():
+  """A place without an embedding would be NaN."""
+  model, variables, _ = transformer()
+  with pytest.raises(ValueError, match=r'8 tokens.*has 7.*positions=8'):
+    model.apply(variables, jnp.zeros((1, 8), jnp.int32))

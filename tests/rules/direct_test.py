@@ -1,4 +1,4 @@
-"""Direct feedback alignment where errors have positions, and where they cannot be matched."""
+"""Direct feedback alignment: positions, unmatched errors, and feedback that is too large."""
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -127,3 +127,92 @@ def test_other_sequence_lengths_are_refused(x64):
     pulled(plugged, variables, x[:, :3], np.ones((2, 3)))
   per_position, variables, x = setting(Sequence(), (2, 4, 6))
   assert pulled(per_position, variables, x[:, :3], np.ones((2, 3, 3)))[1].shape == (2, 3, 6)
+
+
+class Image(nn.Module):
+  """Two convolutions whose inputs have locations, and a readout whose input has none."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Conv(8, (3, 3), name='lower')(x)
+    x = nn.Conv(8, (3, 3), name='upper')(nn.relu(x))
+    return nn.Dense(10, name='readout')(x.mean((1, 2)))
+
+
+# Of either convolution: 10 outputs, 40 x 40 locations of 8 channels, float32.
+IMAGES = jax.ShapeDtypeStruct((2, 40, 40, 8), jnp.float32)
+EACH_GIB = 10 * 12800 * 4 / 2**30
+
+
+def refused(rule, what):
+  """The paragraph with which `what` refuses feedback of too many bytes."""
+  with pytest.raises(errors.FeedbackMemoryError) as caught:
+    what(bioprop.make('dfa', **rule))
+  return str(caught.value)
+
+
+def described(rule):
+  """Shapes of the feedback by layer."""
+  return {row.path: row.feedback for row in bioprop.describe(Image(), rule, IMAGES)}
+
+
+def initialised(rule):
+  """Abstractly, as one plans a run."""
+  return jax.eval_shape(bioprop.wrap(Image(), rule).init, jax.random.key(0), IMAGES)
+
+
+@pytest.mark.parametrize('what', [described, initialised])
+def test_feedback_beyond_the_bound_is_refused_with_the_line_to_type(what):
+  """Layer, shape, size and both ways out."""
+  message = refused({'max_gib': EACH_GIB * 0.99}, what)
+  for words in ("'lower'", 'float32 (10, 12800)', f'{EACH_GIB:.3g} GiB', '(2, 40, 40, 8)',
+                "bioprop.make('dfa', spatial='shared')", '--config.rule_options.spatial=shared',
+                f'{EACH_GIB / 1600:.3g} GiB', 'max_gib=1', '--config.rule_options.max_gib=1'):
+    assert words in message
+  assert '\n' not in message
+
+
+@pytest.mark.parametrize('what', [described, initialised])
+def test_the_bound_itself_is_allowed_and_so_is_what_the_message_says(what):
+  """Exactly as large, or shared."""
+  what(bioprop.make('dfa', max_gib=EACH_GIB))
+  what(bioprop.make('dfa', max_gib=EACH_GIB * 0.99, spatial='shared'))
+  what(bioprop.make('dfa', max_gib=1))
+
+
+def test_the_default_bound_is_one_gib_of_each_layer():
+  """30 GiB in one layer is refused by default; many layers of 0.4 MiB are not added up."""
+  large = jax.ShapeDtypeStruct((2, 10000, 10000, 8), jnp.float32)
+  message = refused({}, lambda rule: bioprop.describe(Image(), rule, large))
+  assert '29.8 GiB' in message and 'max_gib allows 1 GiB' in message and 'max_gib=30' in message
+  assert described(bioprop.make('dfa'))['upper/kernel'] == (10, 12800)
+
+
+def test_nothing_is_drawn_before_it_is_refused(monkeypatch):
+  """In an init that is no dry run."""
+  drawn = []
+  normal = jax.random.normal
+  monkeypatch.setattr(jax.random, 'normal', lambda key, shape=(), dtype=float: (
+      drawn.append(shape), normal(key, shape, dtype))[1])
+  x = jnp.ones((2, 40, 40, 8))
+  model = bioprop.wrap(Image(), bioprop.make('dfa', max_gib=EACH_GIB * 0.99))
+  with pytest.raises(errors.FeedbackMemoryError):
+    model.init(jax.random.key(0), x)
+  assert (10, 12800) not in drawn
+  bioprop.wrap(Image(), bioprop.make('dfa')).init(jax.random.key(0), x)
+  assert (10, 12800) in drawn
+
+
+def test_feedback_that_sharing_cannot_shrink_is_only_told_of_the_bound():
+  """A Dense layer has no locations; nor helps spatial='shared' where it is chosen already."""
+  dense = lambda rule: bioprop.describe(nn.Dense(10), rule, jax.ShapeDtypeStruct((2, 9), float))
+  for what, options in ((dense, {}), (described, {'spatial': 'shared'})):
+    message = refused({'max_gib': 1e-9, **options}, what)
+    assert 'shared' not in message and "bioprop.make('dfa', max_gib=1)" in message
+
+
+@pytest.mark.parametrize('value', [-1.0, float('inf'), 'much', True])
+def test_bounds_that_are_no_bounds(value):
+  """Refused when the rule is made."""
+  with pytest.raises(errors.RuleOptionError, match='max_gib'):
+    bioprop.make('dfa', max_gib=value)

@@ -1,0 +1,82 @@
+"""Several runs side by side: a table of their results, and their losses in one figure.
+
+    python -m bioprop.bench.compare WORKDIR WORKDIR ... --out=losses.png
+
+Beside runs on a text stand the entropies of the characters that they were trained on: what counting
+single characters, and pairs of them, comes to.
+"""
+import os
+import pathlib
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from bioprop import data
+from bioprop.bench import plots
+from bioprop.errors import WorkdirError
+from bioprop.training import cli, metrics, workdir
+
+_OUT = flags.DEFINE_string('out', 'losses.png', 'File of the figure; its ending is the format.')
+_COLUMNS = ('epochs', 'train_loss', 'validation_loss', 'test_loss', 'test_accuracy')
+
+
+def table(runs: Sequence[str | os.PathLike]) -> str:
+  """Returns a line for each run: the last epoch's losses, and the test result of finished runs.
+
+  Raises:
+    WorkdirError: if a directory holds no run.
+  """
+  rows = [('run', *(name.replace('_', ' ') for name in _COLUMNS))]
+  for run in map(pathlib.Path, runs):
+    _config(run)
+    numbers = {'epoch': 0}
+    for record in metrics.read(run):
+      numbers.update(record)
+    rows.append((run.name, str(numbers['epoch']), *(
+        f'{numbers[name]:.4f}' if name in numbers else '-' for name in _COLUMNS[1:])))
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(row, widths))
+                   for row in rows)
+
+
+def entropies(runs: Sequence[str | os.PathLike]) -> dict[str, float]:
+  """Returns the unigram and bigram entropy of the training text, in nats per character.
+
+  Nothing, unless all runs were trained on the same text.
+
+  Raises:
+    WorkdirError: if a directory holds no run.
+  """
+  configs = [_config(pathlib.Path(run)) for run in runs]
+  texts = {(config['dataset'], config['validation']) for config in configs}
+  if len(texts) != 1 or configs[0]['dataset'] != 'characters':
+    return {}
+  train = data.load('characters', validation=configs[0]['validation']).train
+  return {'unigram entropy': data.unigram_entropy(train),
+          'bigram entropy': data.bigram_entropy(train)}
+
+
+def main(argv):
+  """Prints the table and the entropies, and draws the figure."""
+  with cli.reported():
+    if not argv[1:]:
+      raise WorkdirError('there are no runs to compare. Type for instance: '
+                         'python -m bioprop.bench.compare runs/one runs/other --out=losses.png')
+    lines = entropies(argv[1:])
+    print(table(argv[1:]))
+    for name, value in lines.items():
+      print(f'{name}: {value:.4f} nats per character')
+    plots.losses(argv[1:], _OUT.value, lines)
+  print(f'in {_OUT.value}')
+
+
+def _config(run):
+  config = workdir.read_config(run)
+  if config is None:
+    raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
+                       'train.py.')
+  return config
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,163 @@
+"""Runs of a whole NNX model: one that only watches, and those that bring the error to the layers.
+
+The plugged model's own `__call__` is where the error is: it gives each layer an empty port in the
+model's state, lets the model run, and ties the ports that the layers have left to the output. As
+the ports are state, Flax's transforms carry them as they carry batch statistics.
+"""
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.errors import TraceContextError
+
+from bioprop.errors import FeedbackMissingError
+from bioprop.plug import activity
+from bioprop.plug.nnx_layer import PLAN, PORT, Plan, Watcher, plugged_class, subclass, watching
+from bioprop.plug.output import Where, locate, replace
+from bioprop.rules import Rule
+from bioprop.rules.credit import tap
+
+OUTPUT = '_bioprop_output'  # The attribute of a plugged model that says where its output is.
+_watches = itertools.count(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """The arguments of a model's call."""
+  args: tuple[Any, ...]
+  kwargs: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """What a model did on a sample.
+
+  Attributes:
+    ran: whether there was a sample.
+    inputs: shape and dtype of each op's input, by (path, op).
+    error: shape and dtype of the model's output.
+    phi: the nonlinearity after each op, by (path, op), where a rule needs it.
+  """
+  ran: bool
+  inputs: Mapping[tuple[str, str], jax.ShapeDtypeStruct]
+  error: jax.ShapeDtypeStruct | None
+  phi: Mapping[tuple[str, str], activity.Activation]
+
+  def activations(self, path: str) -> dict[str, Any]:
+    """The fields of a layer's `Plan` that say what follows its ops."""
+    own = {op: phi for (layer, op), phi in self.phi.items() if layer == path}
+    return {'activations': own, 'phi': tuple(f'{op}:{phi.name}' for op, phi in own.items())}
+
+
+def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample: Sample,
+          output: Where) -> Seen:
+  """Runs the model abstractly by no rule, and notes what reaches its layers.
+
+  Args:
+    model: the model, without a rule.
+    layers: its layers, their paths, and the rules that they will have.
+    sample: the model's arguments.
+    output: where the model's output is.
+
+  Raises:
+    FeedbackMissingError: if a rule needs a sample and there is none.
+    OutputError: if a rule broadcasts the error and the output is not one array.
+    ActivationError: if a rule needs a nonlinearity that is ambiguous.
+  """
+  reads = any(rule.reads_error for _, _, rule in layers)
+  if not (sample.args or sample.kwargs):
+    if reads:
+      name = next(type(rule).__name__ for _, _, rule in layers if rule.reads_error)
+      raise FeedbackMissingError(
+          f'{name} brings the error at the model\'s output to each layer\'s input, so install must '
+          f'know the shapes of both, and was given no sample of the model\'s input. Give it one '
+          f'batch, after the rngs, and the arguments with which the model is called: '
+          f'bioprop.install(model, rule, rngs, x).')
+    return Seen(False, {}, None, {})
+  watcher = Watcher(any(rule.needs_activation for _, _, rule in layers))
+  number = next(_watches)
+  kept = [(layer, type(layer)) for layer, _, _ in layers]
+  try:
+    for layer, path, rule in layers:
+      setattr(layer, PLAN, Plan(path, rule, watch=number))
+      object.__setattr__(layer, '__class__', plugged_class(type(layer)))
+    run, inputs = _pure(model, type(model).__call__, sample)
+    token = watching.set(watcher)
+    try:
+      closed, out = jax.make_jaxpr(run, return_shape=True)(*inputs)
+    finally:
+      watching.reset(token)
+  finally:
+    for layer, cls in kept:
+      object.__setattr__(layer, '__class__', cls)
+      delattr(layer, PLAN)
+  leaf = locate(out, output)[1] if reads else None
+  error = None if leaf is None else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  phi = activity.activations(closed) if watcher.marking else {}
+  return Seen(True, watcher.inputs, error,
+              {tuple(name.rsplit(':', 1)): found for name, found in phi.items()})
+
+
+@functools.cache
+def root_class(plain: type[nnx.Module]) -> type[nnx.Module]:
+  """The class of a whole model whose rule broadcasts its error."""
+
+  @functools.wraps(plain.__call__)
+  def call(self, *args, **kwargs):
+    return _broadcast(self, plain.__call__, Sample(args, kwargs))
+
+  body = {'__call__': call, '_bioprop_plain': getattr(plain, '_bioprop_plain', plain)}
+  return subclass(plain, (plain,), body)
+
+
+def _broadcast(model: nnx.Module, call: Callable[..., Any], sample: Sample) -> Any:
+  """Calls the model, and ties its layers' ports to its output."""
+  plain_call = lambda: call(model, *sample.args, **sample.kwargs)
+  if watching.get() is not None:
+    return plain_call()
+  # Layers find their ports still empty here, and run by no rule.
+  run, inputs = _pure(model, call, sample)
+  output = getattr(model, OUTPUT)
+  error = locate(jax.eval_shape(run, *inputs), output)[1]
+  ports = [getattr(node, PORT) for _, node in nnx.iter_graph(model, graph=True)
+           if isinstance(node, nnx.Module) and PORT in vars(node)]
+  stacks = [port.shape[:-1] for port in ports]
+  try:
+    for port, stack in zip(ports, stacks):
+      port.set_value(jnp.zeros((*stack, *error.shape), error.dtype))
+  except TraceContextError:  # A transformed function closes over the model: no gradient is asked.
+    return plain_call()
+  try:
+    out = plain_call()
+    position, leaf = locate(out, output)
+    full = {i: port[...] for i, port in enumerate(ports) if port.shape[-1]}
+    return replace(out, position, tap(leaf, full))
+  finally:
+    for port, stack in zip(ports, stacks):
+      port.set_value(jnp.zeros((*stack, 0), error.dtype))
+
+
+def _pure(model: nnx.Module, call: Callable[..., Any], sample: Sample):
+  """The model's call as a pure function of arrays, and its arguments.
+
+  NNX objects among the arguments (nnx.Rngs) are copied with the model, so that their state stays
+  as it is; what is no array (train=True) stays as it is.
+  """
+  is_node = lambda a: isinstance(a, (nnx.Pytree, nnx.Variable))
+  leaves, structure = jax.tree.flatten((sample.args, dict(sample.kwargs)), is_leaf=is_node)
+  nodes = {i: leaf for i, leaf in enumerate(leaves) if is_node(leaf)}
+  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and hasattr(leaf, 'shape')}
+  graphdef, state = nnx.split((model, nodes), graph=True)
+
+  def run(state, arrays):
+    copy, others = nnx.merge(graphdef, state)
+    at = {**others, **arrays}
+    args, kwargs = jax.tree.unflatten(structure, [at.get(i, leaf) for i, leaf in enumerate(leaves)])
+    return call(copy, *args, **kwargs)
+
+  return run, (state, arrays)
