@@ -1,4 +1,4 @@
-"""Two small networks written twice: in Flax, and forward and backward by hand in numpy."""
+"""Two small networks written three times: in linen, in NNX, and by hand in numpy."""
 import types
 
 import flax.linen as nn
@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+
+import bioprop
 
 F = jnp.float64
 
@@ -31,6 +34,102 @@ class Cnn(nn.Module):
                 bias_init=normal, name='first')(x)
     return nn.Dense(3, param_dtype=F, bias_init=normal, name='last')(
         nn.relu(x).reshape((x.shape[0], -1)))
+
+
+class NnxMlp(nnx.Module):
+  """`Mlp` in NNX."""
+
+  def __init__(self, rngs):
+    normal = nn.initializers.normal(0.5)
+    make = lambda rows, columns: nnx.Linear(
+        rows, columns, param_dtype=F, bias_init=normal, rngs=rngs)
+    self.first, self.second, self.last = make(4, 6), make(6, 5), make(5, 3)
+
+  def __call__(self, x):
+    return self.last(nnx.tanh(self.second(nnx.tanh(self.first(x)))))
+
+
+class NnxCnn(nnx.Module):
+  """`Cnn` in NNX."""
+
+  def __init__(self, rngs):
+    normal = nn.initializers.normal(0.5)
+    self.first = nnx.Conv(2, 4, (3, 2), strides=(2, 1), padding=((1, 1), (0, 1)), param_dtype=F,
+                          bias_init=normal, rngs=rngs)
+    self.last = nnx.Linear(60, 3, param_dtype=F, bias_init=normal, rngs=rngs)
+
+  def __call__(self, x):
+    return self.last(nnx.relu(self.first(x)).reshape((x.shape[0], -1)))
+
+
+class LinenSide:
+  """A linen model under a rule.
+
+  Attributes:
+    params: the parameters, {layer: {name: array}}.
+    stored: the feedback, likewise; where it learns it is among the parameters.
+    keys: the key that each layer finds in the stream 'feedback'.
+  """
+
+  def __init__(self, model, rule, x):
+    self._plain, self._plugged, self._x = model, bioprop.wrap(model, rule), x
+    self._rngs = {'feedback': jax.random.key(11)}
+    variables = self._plugged.init(jax.random.key(0), x)
+    self.params = variables.pop('params')
+    self._state, self.stored = variables, variables.get('feedback', {})
+    self.keys = self._layer_keys()
+
+  def gradients(self, loss_of):
+    """Of the parameters and of the input, and the output."""
+
+    def objective(params, x):
+      out = self._plugged.apply({'params': params, **self._state}, x, rngs=self._rngs)
+      return loss_of(out), out
+
+    grads, out = jax.grad(objective, argnums=(0, 1), has_aux=True)(self.params, self._x)
+    return *grads, out
+
+  def _layer_keys(self):
+    keys = {}
+
+    def interceptor(next_fun, args, kwargs, context):
+      if isinstance(context.module, (nn.Dense, nn.Conv)):
+        keys[context.module.name] = context.module.make_rng('feedback')
+      return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(interceptor):
+      self._plain.apply({'params': self.params}, self._x, rngs=self._rngs)
+    return keys
+
+
+class NnxSide:
+  """An NNX model under a rule; attributes as in `LinenSide`."""
+
+  def __init__(self, model, rule, x):
+    self._model, self._x = bioprop.install(model, rule, nnx.Rngs(1), x), x
+    layers = {name: layer for name, layer in vars(model).items() if isinstance(layer, nnx.Module)}
+    arrays = {name: {key: value[...] for key, value in vars(layer).items()
+                     if isinstance(value, nnx.Variable)} for name, layer in layers.items()}
+    learned = [type(layer.feedback_kernel) is nnx.Param for layer in layers.values()
+               if hasattr(layer, 'feedback_kernel')]
+    frozen = lambda key: key.startswith('feedback_') and not any(learned)
+    self.params = {name: {key: a for key, a in leaves.items() if not frozen(key)}
+                   for name, leaves in arrays.items()}
+    self.stored = {name: {key.removeprefix('feedback_'): a for key, a in leaves.items()
+                          if frozen(key)} for name, leaves in arrays.items()}
+    streams = {name: getattr(layer, 'feedback_stream', None) for name, layer in layers.items()}
+    self.keys = {name: stream and jax.random.fold_in(stream.key[...], stream.count[...])
+                 for name, stream in streams.items()}
+
+  def gradients(self, loss_of):
+    """Of the parameters and of the input, and the output."""
+
+    def objective(model, x):
+      out = model(x)
+      return loss_of(out), out
+
+    (grads, of_x), out = nnx.grad(objective, argnums=(0, 1), has_aux=True)(self._model, self._x)
+    return nnx.to_pure_dict(grads), of_x, out
 
 
 class NumpyDense:
@@ -138,12 +237,18 @@ def _draw(*shape):
   return np.random.RandomState(0).randn(*shape)
 
 
-@pytest.fixture(params=['mlp', 'cnn'])
+@pytest.fixture(params=['linen mlp', 'linen cnn', 'nnx mlp', 'nnx cnn'])
 def net(request, x64):
-  """The Flax model, its numpy twin, an input, one-hot targets."""
-  model, twin, x = {'mlp': (Mlp(), _mlp(), _draw(7, 4)),
-                    'cnn': (Cnn(), _cnn(), _draw(7, 6, 5, 2))}[request.param]
-  return types.SimpleNamespace(model=model, twin=twin, x=x, targets=np.eye(3)[np.arange(7) % 3])
+  """A network: `plug(rule)`, its numpy twin, an input, one-hot targets."""
+  x = jnp.asarray(_draw(7, 4) if 'mlp' in request.param else _draw(7, 6, 5, 2))
+  plug = {
+      'linen mlp': lambda rule: LinenSide(Mlp(), rule, x),
+      'linen cnn': lambda rule: LinenSide(Cnn(), rule, x),
+      'nnx mlp': lambda rule: NnxSide(NnxMlp(nnx.Rngs(0)), rule, x),
+      'nnx cnn': lambda rule: NnxSide(NnxCnn(nnx.Rngs(0)), rule, x),
+  }[request.param]
+  return types.SimpleNamespace(plug=plug, twin=_mlp() if 'mlp' in request.param else _cnn(),
+                               x=x, targets=np.eye(3)[np.arange(7) % 3])
 
 
 @pytest.fixture

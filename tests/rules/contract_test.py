@@ -1,10 +1,9 @@
-"""Every rule against formulas written by hand in numpy; a rule without a row fails."""
+"""Every rule, in linen and NNX, against numpy by hand; a rule without a row fails."""
 import dataclasses
 import zlib
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 import bioprop
 
 SCALE = 1.5
-CALL_KEY = 11  # Seed of rngs={'feedback': ...}.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +77,6 @@ def softmax(f):
 LOSSES = {'cross_entropy': (cross_entropy, softmax), 'squares': (squares, lambda f: f)}
 
 
-def layer_keys(model, params, x):
-  """The key that each layer finds in the stream 'feedback', read off the plain model."""
-  keys = {}
-
-  def interceptor(next_fun, args, kwargs, context):
-    if isinstance(context.module, (nn.Dense, nn.Conv)):
-      keys[context.module.name] = context.module.make_rng('feedback')
-    return next_fun(*args, **kwargs)
-
-  with nn.intercept_methods(interceptor):
-    model.apply({'params': params}, x, rngs={'feedback': jax.random.key(CALL_KEY)})
-  return keys
-
-
 def test_every_rule_has_a_row():
   """A rule that is not listed here is not checked, so it may not exist."""
   assert set(ROWS) == set(bioprop.RULES)
@@ -103,28 +87,18 @@ def test_every_rule_has_a_row():
 def test_gradients_match_numpy(net, name, loss):
   """All parameters' pseudogradients, the input's, and the output."""
   row, (loss_of, predict) = ROWS[name], LOSSES[loss]
-  model = bioprop.wrap(net.model, bioprop.make(name, **row.options))
-  variables = model.init(jax.random.key(0), net.x)
-  state = {k: v for k, v in variables.items() if k != 'params'}
-  params = variables['params']
+  side = net.plug(bioprop.make(name, **row.options))
+  got, got_x, out = side.gradients(lambda out: loss_of(out, net.targets))
 
-  def objective(params, x):
-    out = model.apply({'params': params, **state}, x,
-                      rngs={'feedback': jax.random.key(CALL_KEY)})
-    return loss_of(out, net.targets), out
-
-  (got, got_x), out = jax.grad(objective, argnums=(0, 1), has_aux=True)(
-      params, jnp.asarray(net.x))
-
-  arrays = jax.tree.map(np.asarray, params)
-  f = net.twin.forward({n: (p['kernel'], p['bias']) for n, p in arrays.items()}, net.x)
+  arrays, stored = jax.tree.map(np.asarray, (side.params, side.stored))
+  x = np.asarray(net.x)
+  f = net.twin.forward({n: (p['kernel'], p['bias']) for n, p in arrays.items()}, x)
   e = (predict(f) - net.targets) / len(f)
-  stored = arrays if name == 'kp' else jax.tree.map(np.asarray, variables.get('feedback', {}))
-  want, want_x = row.backward(net.twin, e, {n: p['kernel'] for n, p in arrays.items()}, stored,
-                              layer_keys(net.model, params, net.x))
+  want, want_x = row.backward(net.twin, e, {n: p['kernel'] for n, p in arrays.items()},
+                              arrays if name == 'kp' else stored, side.keys)
   close = dict(rtol=1e-12, atol=1e-12)
   np.testing.assert_allclose(out, f, **close)
-  np.testing.assert_allclose(got_x, np.broadcast_to(want_x, net.x.shape), **close)
+  np.testing.assert_allclose(got_x, np.broadcast_to(want_x, x.shape), **close)
   for layer, (kernel, bias) in want.items():
     np.testing.assert_allclose(got[layer]['kernel'], kernel, **close)
     np.testing.assert_allclose(got[layer]['bias'], bias, **close)
@@ -136,11 +110,8 @@ def test_the_rules_differ(net):
   """No two rows have the same gradient, so a row that runs another rule would be seen."""
   seen = {}
   for name, row in ROWS.items():
-    model = bioprop.wrap(net.model, bioprop.make(name, **row.options))
-    variables = model.init(jax.random.key(0), net.x)
-    loss = lambda p, model=model, variables=variables: cross_entropy(model.apply(
-        {**variables, 'params': p}, net.x, rngs={'feedback': jax.random.key(0)}), net.targets)
-    grads = jax.grad(loss)(variables['params'])
+    side = net.plug(bioprop.make(name, **row.options))
+    grads = side.gradients(lambda out: cross_entropy(out, net.targets))[0]
     kernel = np.asarray(grads['first']['kernel'])
     for other, previous in seen.items():
       assert np.abs(kernel - previous).max() > 1e-4, f'{name} is {other}'

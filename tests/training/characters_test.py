@@ -163,7 +163,7 @@ def test_a_transformer_learns_characters(tmp_path, as_users_run, rule):
   config.dataset, config.model, config.rule = 'characters', 'transformer', rule
   config.model_options.update(layers=1, width=32, heads=2)
   config.validation, config.batch_size, config.eval_batch_size = 300, 16, 50
-  config.optimizer, config.learning_rate, config.epochs = 'adam', 1e-2, 3
+  config.optimizer, config.learning_rate, config.epochs = 'adam', 1e-2, 2
   results = run(config, tmp_path / 'run', progress=False)
   text = data_lib.load('characters', validation=300)
   counts = np.bincount(text.train.labels.ravel(), minlength=text.num_classes)

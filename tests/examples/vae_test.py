@@ -1,0 +1,66 @@
+"""examples/vae: the model is made anew inside the train step, and returns three arrays."""
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from flax.training import train_state
+
+BATCH = np.random.RandomState(0).rand(6, 784).round().astype(np.float32)
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope='module')
+def case(program, tools):
+  """The VAE of their default configuration."""
+  plain, patched = program('vae', 'train'), program('vae', 'main', patched=True).train
+  latents = flags.FLAGS.config.latents
+
+  def state(params):
+    return tools.recording(train_state.TrainState.create(
+        apply_fn=None, params=params, tx=tools.recorder))
+
+  def gradient(apply, params):
+    with pytest.MonkeyPatch.context() as context:
+      context.setattr(plain.models, 'model', lambda _: types.SimpleNamespace(apply=apply))
+      step = jax.jit(lambda state: plain.train_step(state, BATCH, KEY, latents))
+      return step(state(params)).opt_state
+
+  def plugged(rule):
+    flags.FLAGS.rule = rule
+    params = patched.models.model(latents).init(KEY, BATCH, KEY)['params']
+    return tools.two_steps(
+        lambda state: patched.train_step(state, BATCH, KEY, latents), state(params))
+
+  return tools.Case(
+      plain.models.model(latents), (BATCH, KEY), (6, 784), gradient, plugged, output=0,
+      readouts=('decoder/fc2', 'encoder/fc2_mean', 'encoder/fc2_logvar'),
+      phi={'encoder/fc1': jax.nn.relu, 'decoder/fc1': jax.nn.relu})
+
+
+def test_every_parameter_is_covered(case):
+  assert set(case.describe('fa').values()) == {'fa'}
+
+
+def test_symmetric_feedback_is_backprop(case):
+  case.check_symmetric()
+
+
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'frsf', 'kp', 'hebb'])
+def test_rule(case, rule):
+  case.check_rule(rule)
+
+
+def test_the_model_of_each_step_is_one(case, program):
+  """Their loop is not jitted: feedback must not be drawn again at every step."""
+  models = program('vae', 'main', patched=True).train.models
+  flags.FLAGS.rule = 'dfa'
+  assert models.model(20) is models.model(20) is not models.model(19)
+  flags.FLAGS.rule = 'bp'
+  assert not hasattr(models.model(20), '_plain')
+  flags.FLAGS.rule = 'fa'
+  images = jnp.asarray(BATCH)
+  program('vae', 'main', patched=True).train.eval_f(
+      models.model(20).init(KEY, BATCH, KEY)['params'], images, jnp.ones((64, 20)), KEY, 20)
