@@ -1,11 +1,12 @@
 """Step time and memory of each rule beside plain Flax backprop.
 
-    python -m bioprop.bench.speed [--models=mlp,lenet,resnet18] [--rules=bp,fa,...] [--json=FILE]
+    python -m bioprop.bench.speed [--models=mlp,lenet,...] [--rules=bp,fa,...] [--json=FILE]
     python -m bioprop.bench.speed --loop    # the training loop beside a bare scan
 
-Everything is measured in one run. All steps of a model are compiled first; then, round after round,
-each is run for a while in turn, so that a machine that speeds up or slows down does so for all. A
-ratio is the median over rounds of a rule's time over the plain step's time of the same round.
+Models: mlp, lenet and resnet18 in linen, nnx_mlp and nnx_cnn in NNX. Everything is measured in one
+run. All steps of a model are compiled first; then, round after round, each is run for a while in
+turn, so that a machine that speeds up or slows down does so for all. A ratio is the median over
+rounds of a rule's time over the plain step's time of the same round.
 """
 import json
 import pathlib
@@ -15,10 +16,10 @@ import time
 import jax
 from absl import app, flags, logging
 
-from bioprop.bench import epochs
-from bioprop.bench.steps import CASES, make_step
+from bioprop.bench import epochs, nnx_steps, steps
 from bioprop.rules import RULES
 
+CASES = {**steps.CASES, **nnx_steps.CASES}
 _MODELS = flags.DEFINE_list('models', list(CASES), f'Models to time: {", ".join(CASES)}.')
 _RULES = flags.DEFINE_list('rules', list(RULES), f'Rules to time: {", ".join(RULES)}.')
 _JSON = flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
@@ -40,25 +41,26 @@ def measure(name: str, rules: list[str], rounds: int, seconds: float) -> list[di
     A row for the plain step ('plain') and each rule: model, rule, step_ms (median over rounds),
     ratio (median over rounds of the time over the plain time of the same round), peak_mb.
   """
-  steps = {rule: make_step(CASES[name], None if rule == 'plain' else rule)
-           for rule in ['plain', *rules]}
-  states = {rule: step.state for rule, step in steps.items()}
-  for rule in steps:
-    states[rule], warm = _turn(steps[rule], states[rule], 2)
+  package = nnx_steps if name in nnx_steps.CASES else steps
+  made = {rule: package.make_step(package.CASES[name], None if rule == 'plain' else rule)
+          for rule in ['plain', *rules]}
+  states = {rule: step.state for rule, step in made.items()}
+  for rule in made:
+    states[rule], warm = _turn(made[rule], states[rule], 2)
     if rule == 'plain':
       count = max(1, round(seconds / warm))
-  times = {rule: [] for rule in steps}
-  order = list(steps)
+  times = {rule: [] for rule in made}
+  order = list(made)
   for number in range(rounds):
     # The order rotates, so that no rule always follows the same one.
     for rule in order[number % len(order):] + order[:number % len(order)]:
-      states[rule], elapsed = _turn(steps[rule], states[rule], count)
+      states[rule], elapsed = _turn(made[rule], states[rule], count)
       times[rule].append(elapsed)
   return [{'model': name, 'rule': rule,
            'step_ms': round(1e3 * statistics.median(times[rule]), 3),
            'ratio': round(statistics.median(
                own / plain for own, plain in zip(times[rule], times['plain'])), 3),
-           'peak_mb': round(steps[rule].peak_mb, 1)} for rule in steps]
+           'peak_mb': round(made[rule].peak_mb, 1)} for rule in made]
 
 
 def _turn(step, state, count):

@@ -49,8 +49,7 @@ def make_step(case: Case, rule: str | None) -> Step:
     rule: a name in `bioprop.RULES`; None for the plain Flax model.
   """
   model = case.model if rule is None else wrap(case.model, make(rule))
-  images = jax.random.normal(jax.random.key(0), case.images)
-  labels = jax.random.randint(jax.random.key(1), case.images[:1], 0, 10)
+  images, labels = draw_batch(case.images)
   variables = jax.jit(model.init)(jax.random.key(2), images)
   params = variables.pop('params')
   tx = optax.sgd(1e-3, momentum=0.9)
@@ -74,10 +73,17 @@ def make_step(case: Case, rule: str | None) -> Step:
 
   state, batch = (params, tx.init(params), moving, jax.random.key(3)), (images, labels)
   compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, batch).compile()
-  return Step(lambda state, batch: compiled(state, frozen, batch), state, batch, _peak_mb(compiled))
+  return Step(lambda state, batch: compiled(state, frozen, batch), state, batch, peak_mb(compiled))
 
 
-def _peak_mb(compiled) -> float:
+def draw_batch(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+  """Images of a shape [n, ...], and labels in 0..9 [n]."""
+  return (jax.random.normal(jax.random.key(0), shape),
+          jax.random.randint(jax.random.key(1), shape[:1], 0, 10))
+
+
+def peak_mb(compiled: Any) -> float:
+  """Memory that a compiled function needs on the device, in MB."""
   memory = compiled.memory_analysis()
   return (memory.argument_size_in_bytes + memory.output_size_in_bytes
           + memory.temp_size_in_bytes - memory.alias_size_in_bytes) / 1e6

@@ -1,10 +1,11 @@
 """Several processes that train one model: how they meet, what the first does for all, how they end.
 
 Each process is started by the same command, and computes on its own devices; a mesh (config.mesh)
-joins the devices of all. On a cluster with SLURM, one process a node, or one a GPU:
+joins the devices of all. On a cluster with SLURM, one process for each GPU (JAX gives each its
+own), here eight on each of four machines:
 
-    srun --nodes=4 --ntasks-per-node=1 python train.py --config.mesh=data=4,fsdp=8 \
-        --config.distributed=auto --workdir=/shared/run
+    srun --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 python train.py \
+        --config.mesh=data=4,fsdp=8 --config.distributed=auto --workdir=/shared/run
 
 JAX finds SLURM's processes by itself, and those of Open MPI, of Kubernetes and of Cloud TPUs. By
 hand, with an address of the first machine that the others reach, and a free port:
@@ -37,7 +38,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bioprop.errors import BiopropError, ConfigError, DistributedError, LostProcessError
-from bioprop.training import workdir
+from bioprop.training import mesh, workdir
 
 JOIN_SECONDS = 300
 _AUTO = 'auto'
@@ -64,7 +65,9 @@ def join(config: ml_collections.ConfigDict) -> None:
   if wish is None or jax.distributed.is_initialized():
     return
   member = None if wish == _AUTO else parse(wish)
-  if config.get('mesh') is None:
+  if config.get('mesh') is not None:
+    mesh.parse(config.mesh)  # A typing error is told before others are waited for.
+  else:
     raise ConfigError(
         f'config.distributed is {wish!r}, and config.mesh is None: one device, which none '
         'shares. Give the mesh of all processes\' devices; with one device in each process, type '
@@ -92,7 +95,7 @@ def parse(distributed: str) -> Member:
   match = re.fullmatch(r'([^\s,]+:\d+),(\d+),(\d+)', distributed)
   if not match or not int(match[3]) < int(match[2]):
     fault = (f'process {match[3]} is none of {match[2]}, which count from 0' if match else
-             'it is neither that nor HOST:PORT,NUM_PROCESSES,PROCESS_ID')
+             f'it is neither {_AUTO!r} nor HOST:PORT,NUM_PROCESSES,PROCESS_ID')
     raise ConfigError(
         f'config.distributed is {distributed!r}: {fault}. Under SLURM, Open MPI, Kubernetes or on '
         f'a Cloud TPU type --config.distributed={_AUTO}; else, in the first of two processes, '

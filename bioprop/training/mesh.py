@@ -142,11 +142,11 @@ def parse(mesh: str) -> dict[str, int]:
           f'A mesh is for instance {_EXAMPLES}: type --config.mesh=data=8.')
     name, size = match.groups()
     if name not in AXES or name in sizes:
-      fault = 'is there twice' if name in sizes else 'is none'
+      fault = 'the axis {!r} twice' if name in sizes else 'an axis {!r}, which is none'
       raise ConfigError(
-          f'config.mesh is {mesh!r}, and the axis {name!r} {fault}. The axes are {AXES[0]!r}, '
-          f'which divides the batch, and {AXES[1]!r}, which divides the parameters too: for '
-          f'instance {_EXAMPLES}. Type --config.mesh=data={size}.')
+          f'config.mesh is {mesh!r}, with {fault.format(name)}. The axes are {AXES[0]!r}, which '
+          f'divides the batch, and {AXES[1]!r}, which divides the parameters too: for instance '
+          f'{_EXAMPLES}. Type --config.mesh=data={size}.')
     sizes[name] = int(size)
   return sizes
 

@@ -174,7 +174,7 @@ class Trainer:
 
   def _average(self, state, batches):
     metrics = self._evaluate(state, batches)
-    count = int((batches.labels >= 0).sum())
+    count = int((mesh.gather(batches.labels) >= 0).sum())
     return Average(float(metrics.loss) / count, int(metrics.correct) / count)
 
 

@@ -7,9 +7,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import bioprop
-from bioprop.bench import epochs, speed, steps
+from bioprop.bench import epochs, nnx_steps, speed, steps
 from bioprop.models import MLP, MODELS
 
 
@@ -44,6 +45,17 @@ def test_memory_counts_the_feedback(tiny):
   plain, kp = (steps.make_step(steps.CASES['mlp'], rule).peak_mb for rule in (None, 'kp'))
   kernels = 4 * (25 * 8 + 8 * 8 + 8 * 10) / 1e6
   assert kp - plain >= 2 * kernels
+
+
+def test_nnx_steps_train_in_place_and_hold_the_feedback(monkeypatch):
+  monkeypatch.setitem(nnx_steps.CASES, 'nnx_mlp', nnx_steps.Case(
+      lambda rngs: nnx.Sequential(nnx.Linear(6, 10, rngs=rngs)), (4, 6)))
+  rows = speed.measure('nnx_mlp', ['fa'], rounds=2, seconds=0.0)
+  assert [row['rule'] for row in rows] == ['plain', 'fa']
+  assert rows[1]['peak_mb'] >= rows[0]['peak_mb']
+  step = nnx_steps.make_step(nnx_steps.CASES['nnx_mlp'], 'fa')
+  losses = [float(step.run(step.state, step.batch)[1]) for _ in range(3)]
+  assert losses[0] > losses[1] > losses[2]
 
 
 def test_both_epoch_loops_take_the_same_number_of_steps(monkeypatch):

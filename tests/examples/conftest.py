@@ -30,14 +30,19 @@ def _beside(name):
 archive, program_lib, definition = map(_beside, ('archive', 'program', 'definition'))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='module', autouse=True)
 def _their_habits():
-  """The examples rely on promotions that our own code forbids; compiled quickly, not to run fast."""
-  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
-    before = jax.config.read('jax_disable_most_optimizations')
-    jax.config.update('jax_disable_most_optimizations', True)
+  """The examples rely on promotions that our own code forbids.
+
+  Nearly all of the time goes into compiling: hence few optimisations, and random numbers whose
+  generator is one primitive.
+  """
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  with (jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'),
+        jax.default_prng_impl('rbg')):
     yield
-    jax.config.update('jax_disable_most_optimizations', before)
+  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture(scope='session')

@@ -55,7 +55,8 @@ def applying(model, rule, feedback=None, error=None, readouts=(), phi=None):
       signal = (error.reshape(-1, own.shape[0]) @ own).reshape(x.shape)
       return next_fun(receiving(x, signal), *args[1:], **kwargs)
     if rule == 'hebb':
-      y = next_fun(stop(x), *args[1:], **kwargs)
+      # Zeros are sent down, not nothing: a cotangent must arrive for `receiving` to replace it.
+      y = next_fun(receiving(x, jnp.zeros_like(x)), *args[1:], **kwargs)
       return y if path in readouts else receiving(y, _hebbian(y, error, (phi or {}).get(path)))
     name = 'kernel' if layer else 'embedding'
     b = _backward_weight(rule, name, module.variables['params'], feedback, path)

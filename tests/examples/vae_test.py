@@ -9,14 +9,13 @@ from absl import flags
 from flax.training import train_state
 
 BATCH = np.random.RandomState(0).rand(6, 784).round().astype(np.float32)
-KEY = jax.random.key(3)
 
 
 @pytest.fixture(scope='module')
 def case(program, tools):
   """The VAE of their default configuration."""
   plain, patched = program('vae', 'train'), program('vae', 'main', patched=True).train
-  latents = flags.FLAGS.config.latents
+  latents, key = flags.FLAGS.config.latents, jax.random.key(3)
 
   def state(params):
     return tools.recording(train_state.TrainState.create(
@@ -25,17 +24,17 @@ def case(program, tools):
   def gradient(apply, params):
     with pytest.MonkeyPatch.context() as context:
       context.setattr(plain.models, 'model', lambda _: types.SimpleNamespace(apply=apply))
-      step = jax.jit(lambda state: plain.train_step(state, BATCH, KEY, latents))
+      step = jax.jit(lambda state: plain.train_step(state, BATCH, key, latents))
       return step(state(params)).opt_state
 
   def plugged(rule):
     flags.FLAGS.rule = rule
-    params = patched.models.model(latents).init(KEY, BATCH, KEY)['params']
+    params = patched.models.model(latents).init(key, BATCH, key)['params']
     return tools.two_steps(
-        lambda state: patched.train_step(state, BATCH, KEY, latents), state(params))
+        lambda state: patched.train_step(state, BATCH, key, latents), state(params))
 
   return tools.Case(
-      plain.models.model(latents), (BATCH, KEY), (6, 784), gradient, plugged, output=0,
+      plain.models.model(latents), (BATCH, key), (6, 784), gradient, plugged, output=0,
       readouts=('decoder/fc2', 'encoder/fc2_mean', 'encoder/fc2_logvar'),
       phi={'encoder/fc1': jax.nn.relu, 'decoder/fc1': jax.nn.relu})
 
@@ -60,7 +59,7 @@ def test_the_model_of_each_step_is_one(case, program):
   assert models.model(20) is models.model(20) is not models.model(19)
   flags.FLAGS.rule = 'bp'
   assert not hasattr(models.model(20), '_plain')
-  flags.FLAGS.rule = 'fa'
+  flags.FLAGS.rule, key = 'fa', jax.random.key(0)
   images = jnp.asarray(BATCH)
   program('vae', 'main', patched=True).train.eval_f(
-      models.model(20).init(KEY, BATCH, KEY)['params'], images, jnp.ones((64, 20)), KEY, 20)
+      models.model(20).init(key, BATCH, key)['params'], images, jnp.ones((64, 20)), key, 20)
