@@ -58,6 +58,8 @@ def test_bare_it_trains_and_again_trains_anew_beside_it(tmp_path):
     (['--config.rule_options.roh=0.5'], ['--config.rule_options.rho']),
     (['--config.rule_options.rho=half'], ['rho=half']),
     (['--config.rule_options.rho=1.5'], ['rho']),
+    (['--config.rule=dfa', '--config.rule_options.max_gib=1e-9'],
+     ["'Dense_0'", 'GiB', '--config.rule_options.max_gib=1']),
     (['--config.epochs=many'], ['epochs=many']),
     (['--workdr=x'], ['--workdir', '--data_dir']),
     (['--config=configs/nope.py'], ['configs/nope.py']),

@@ -21,7 +21,9 @@ from bioprop.plug.nnx_layer import (
   Plan,
   Port,
   has_feedback,
+  op_function,
   ops_of,
+  params_of,
   plugged_class,
 )
 from bioprop.plug.nnx_run import OUTPUT, Sample, root_class
@@ -134,7 +136,8 @@ def _plug(layer, kind: Kind, plan: Plan, draw: '_Draws', seen: 'nnx_run.Seen') -
       x = seen.inputs.get((plan.path, op))
       if seen.ran and x is None:
         continue  # A layer that the model does not call: it says so if it is called after all.
-      for name, value in _feedback(layer, plan, op, weights, x, stack, draw, seen).items():
+      for name, value in _feedback(
+          layer, kind, plan, op, weights, x, stack, draw, seen).items():
         attribute = f'feedback_{name}' if name in weights or not op else f'feedback_{op}_{name}'
         rows.append((op, name, attribute))
         made[attribute] = _variable(layer, name, value, rule)
@@ -149,19 +152,20 @@ def _plug(layer, kind: Kind, plan: Plan, draw: '_Draws', seen: 'nnx_run.Seen') -
   _swap(layer, plugged_class(type(layer)))
 
 
-def _feedback(layer, plan, op, weights, x, stack, draw, seen) -> dict[str, Array]:
+def _feedback(layer, kind, plan, op, weights, x, stack, draw, seen) -> dict[str, Array]:
   """Feedback of one op; of a stack of layers, one for each."""
 
   def make(key: Key, params: dict[str, Array]) -> dict[str, Array]:
-    redraw = lambda key: {name: _fresh(jax.random.fold_in(key, zlib.crc32(name.encode())), w)
-                          for name, w in params.items()}
+    redraw = lambda key: {name: _fresh(jax.random.fold_in(key, zlib.crc32(name.encode())),
+                                       params[name]) for name in weights}
     at = f'{plan.path}/{op}' if op else plan.path
-    unrun = Op(lambda params, x: x, weights)  # No rule runs an op to make its feedback.
-    return plan.rule.init_feedback(key, Site(at, unrun, params, redraw, x, seen.error)) or {}
+    pure = Op(op_function(layer, kind, op), weights)
+    return plan.rule.init_feedback(key, Site(at, pure, params, redraw, x, seen.error)) or {}
 
   for _ in stack:
     make = jax.vmap(make)
-  params = {name: getattr(layer, name)[...] for name in weights}
+  params = {name: value for name, value in params_of(layer, kind).items()
+            if name in (*weights, 'bias')}
   return make(draw.keys(plan, stack, op), params)
 
 

@@ -112,6 +112,20 @@ def _mixin(kind: Kind) -> type[nnx.Module]:
   return subclass(kind.layer, (kind.layer,), body)
 
 
+def params_of(layer: nnx.Module, kind: Kind) -> dict[str, Array]:
+  """The layer's own parameters by name."""
+  names = (*kind.weights, 'bias')
+  return {name: getattr(layer, name)[...] for name in names
+          if isinstance(getattr(layer, name, None), nnx.Variable)}
+
+
+def op_function(layer: nnx.Module, kind: Kind, op_name: str) -> Callable[[Params, Array], Array]:
+  """The op of a layer as it is called without options."""
+  if kind.layer is nnx.LoRA:
+    return lambda params, x: x @ params[op_name]
+  return lambda params, x: kind.layer.__call__(_holding(layer, params), x)
+
+
 def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
   signature = inspect.signature(method)
 
@@ -119,13 +133,11 @@ def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
   def call(self, *args, **kwargs):
     (_, _), (input_name, x), *rest = signature.bind(self, *args, **kwargs).arguments.items()
     options = dict(rest)
-    names = [n for n in (*kind.weights, 'bias') if isinstance(getattr(self, n, None), nnx.Variable)]
-    params = {name: getattr(self, name)[...] for name in names}
 
     def function(params: Params, x: Array) -> Array:
       return method(_holding(self, params), **{input_name: x}, **options)
 
-    return _run(self, '', function, kind.weights, params, jnp.asarray(x))
+    return _run(self, '', function, kind.weights, params_of(self, kind), jnp.asarray(x))
 
   return call
 
@@ -133,8 +145,9 @@ def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
 def _call_lora(self, x, **kwargs):
   """nnx.LoRA.__call__, with each of its two products an op."""
   x, a, b = self.promote_dtype((x, self.lora_a[...], self.lora_b[...]), dtype=self.dtype)
-  h = _run(self, 'lora_a', lambda p, x: x @ p['lora_a'], ('lora_a',), {'lora_a': a}, x)
-  out = _run(self, 'lora_b', lambda p, h: h @ p['lora_b'], ('lora_b',), {'lora_b': b}, h)
+  kind = kind_of(nnx.LoRA)
+  h = _run(self, 'lora_a', op_function(self, kind, 'lora_a'), ('lora_a',), {'lora_a': a}, x)
+  out = _run(self, 'lora_b', op_function(self, kind, 'lora_b'), ('lora_b',), {'lora_b': b}, h)
   if self.base_module is not None:
     out += self.base_module(x, **kwargs)
   return out

@@ -17,7 +17,16 @@ from flax.errors import TraceContextError
 
 from bioprop.errors import FeedbackMissingError
 from bioprop.plug import activity
-from bioprop.plug.nnx_layer import PLAN, PORT, Plan, Watcher, plugged_class, subclass, watching
+from bioprop.plug.nnx_layer import (
+  PLAN,
+  PORT,
+  Plan,
+  Port,
+  Watcher,
+  plugged_class,
+  subclass,
+  watching,
+)
 from bioprop.plug.output import Where, locate, replace
 from bioprop.rules import Rule
 from bioprop.rules.credit import tap
@@ -124,22 +133,27 @@ def _broadcast(model: nnx.Module, call: Callable[..., Any], sample: Sample) -> A
   run, inputs = _pure(model, call, sample)
   output = getattr(model, OUTPUT)
   error = locate(jax.eval_shape(run, *inputs), output)[1]
-  ports = [getattr(node, PORT) for _, node in nnx.iter_graph(model, graph=True)
+  ports = [(node, getattr(node, PORT)) for _, node in nnx.iter_graph(model, graph=True)
            if isinstance(node, nnx.Module) and PORT in vars(node)]
-  stacks = [port.shape[:-1] for port in ports]
   try:
-    for port, stack in zip(ports, stacks):
-      port.set_value(jnp.zeros((*stack, *error.shape), error.dtype))
-  except TraceContextError:  # A transformed function closes over the model: no gradient is asked.
-    return plain_call()
-  try:
+    try:
+      for layer, port in ports:
+        # Not written into the state's own, which nnx.merge may have left in another trace.
+        setattr(layer, PORT, Port(jnp.zeros((*port.shape[:-1], *error.shape), error.dtype)))
+    except TraceContextError:  # A transformed function closes over the model: no gradient is asked.
+      _put_back(ports)
+      return plain_call()
     out = plain_call()
     position, leaf = locate(out, output)
-    full = {i: port[...] for i, port in enumerate(ports) if port.shape[-1]}
-    return replace(out, position, tap(leaf, full))
+    return replace(out, position, tap(leaf, [getattr(layer, PORT)[...] for layer, _ in ports]))
   finally:
-    for port, stack in zip(ports, stacks):
-      port.set_value(jnp.zeros((*stack, 0), error.dtype))
+    _put_back(ports)
+
+
+def _put_back(ports: list[tuple[nnx.Module, Port]]) -> None:
+  for layer, port in ports:
+    if getattr(layer, PORT) is not port:
+      setattr(layer, PORT, port)
 
 
 def _pure(model: nnx.Module, call: Callable[..., Any], sample: Sample):

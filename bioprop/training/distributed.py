@@ -65,13 +65,12 @@ def join(config: ml_collections.ConfigDict) -> None:
   if wish is None or jax.distributed.is_initialized():
     return
   member = None if wish == _AUTO else parse(wish)
-  if config.get('mesh') is not None:
-    mesh.parse(config.mesh)  # A typing error is told before others are waited for.
-  else:
+  if config.get('mesh') is None:
     raise ConfigError(
         f'config.distributed is {wish!r}, and config.mesh is None: one device, which none '
         'shares. Give the mesh of all processes\' devices; with one device in each process, type '
         f'--config.mesh=data={member.processes if member else 8}.')
+  mesh.parse(config.mesh)  # A typing error is told before others are waited for.
   # Read when the first device is asked for; elsewhere than on the CPU it changes nothing.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   late = threading.Timer(JOIN_SECONDS, _end_of_waiting, [member])

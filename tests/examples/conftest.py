@@ -32,15 +32,10 @@ archive, program_lib, definition = map(_beside, ('archive', 'program', 'definiti
 
 @pytest.fixture(scope='module', autouse=True)
 def _their_habits():
-  """The examples rely on promotions that our own code forbids.
-
-  Nearly all of the time goes into compiling: hence few optimisations, and random numbers whose
-  generator is one primitive.
-  """
+  """The examples rely on promotions that our own code forbids; and most of the time is compiling."""
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
-  with (jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'),
-        jax.default_prng_impl('rbg')):
+  with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
     yield
   jax.config.update('jax_disable_most_optimizations', before)
 
@@ -123,6 +118,21 @@ def as_feedback(tree, params):
           for name, value in tree.items()}
 
 
+def filled(shapes):
+  """Numbers for a tree of variables' shapes; drawn by numpy, as JAX's draws take long to compile."""
+  draw = np.random.RandomState(0).randn
+
+  def fill(path, leaf):
+    name = next(entry.key for entry in reversed(path) if hasattr(entry, 'key'))
+    if len(leaf.shape) > 1:
+      value = draw(*leaf.shape) / (leaf.size / leaf.shape[-1])**0.5
+    else:  # No scale of zero, as some examples start with: nothing would pass it.
+      value = 0.1 * draw(*leaf.shape) + (name in ('scale', 'var'))
+    return jnp.asarray(value, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, nn.meta.unbox(shapes))
+
+
 @dataclasses.dataclass
 class Case:
   """One example: its model, its own train step, and the same program with our diff.
@@ -133,8 +143,9 @@ class Case:
     error: shape of the network's output in the train step.
     gradient: maps (apply, params) to the gradient that the unmodified train step takes, whatever
       `apply` computes.
-    plugged: maps a rule to what the program with our diff does under --rule=<rule>: the gradient of
-      its first step, the parameters before it, and how often the step was traced in two steps.
+    plugged: maps a rule to what the program with our diff does under --rule=<rule>: the model that
+      it trains, the gradient of its first step, the parameters before it, and how often JAX traced
+      the step in two steps.
     options: keyword arguments for init.
     output: which of the model's outputs is the network's.
     readouts: paths of the layers that hebb leaves to the cotangent.
@@ -153,25 +164,18 @@ class Case:
   def describe(self, rule):
     """The rule of each parameter, by path; there is a row for each."""
     report = bioprop.describe(self.model, rule, *self.sample, output=self.output, **self.options)
-    params = jax.eval_shape(lambda: self.init('bp'))['params']
+    params = self._shapes(self.model)['params']
     paths = ['/'.join(entry.key for entry in path if hasattr(entry, 'key'))
              for path, _ in jax.tree.leaves_with_path(params)]
     rows = {row.path: row.rule for row in report if row.note != 'learned feedback'}
     assert list(rows) == paths
     return rows
 
-  def init(self, rule):
-    """Variables of the model; their feedback is that of --rule_seed=0."""
-    model = self.model if rule == 'bp' else bioprop.wrap(self.model, rule, output=self.output)
-    keys = {'params': jax.random.key(1), 'feedback': jax.random.key(0),
-            'dropout': jax.random.key(0)}
-    return jax.jit(lambda: model.init(keys, *self.sample, **self.options))()
-
   def check_symmetric(self):
     """By their train step, fa with B = W is backprop."""
-    params = nn.meta.unbox(self.init('bp')['params'])
-    symmetric = as_feedback(self.init('fa')['feedback'], params)
     plugged = bioprop.wrap(self.model, 'fa', output=self.output)
+    params = filled(self._shapes(self.model)['params'])
+    symmetric = as_feedback(self._shapes(plugged)['feedback'], params)
     apply = lambda v, *args, **kwargs: plugged.apply({**v, 'feedback': symmetric}, *args, **kwargs)
     want = self.gradient(self.model.apply, params)
     close(self.gradient(apply, params), want)
@@ -179,13 +183,16 @@ class Case:
 
   def check_rule(self, rule):
     """With our diff: finite, what the definition says of every layer, and traced once."""
-    got, params, traces = self.plugged(rule)
+    model, got, params, traces = self.plugged(rule)
     assert traces == 1 and finite(got)
-    feedback = self.init(rule).get('feedback')
     error = self._error(params) if rule in ('dfa', 'hebb') else None
     by_definition = definition.applying(
-        self.model, rule, feedback, error, self.readouts, self.phi)
+        self.model, rule, model._bound, error, self.readouts, self.phi)
     close(got, self.gradient(by_definition, params))
+
+  def _shapes(self, model):
+    keys = {name: jax.random.key(0) for name in ('params', 'feedback', 'dropout')}
+    return jax.eval_shape(lambda: model.init(keys, *self.sample, **self.options))
 
   def _error(self, params):
     """The error at the network's output: the gradient of something that is added there."""
@@ -199,16 +206,17 @@ class Case:
 
 
 def two_steps(step, state):
-  """What `Case.plugged` returns, of a step that maps a recording state to the next."""
+  """The gradient of the first of two steps, and how often JAX traced them."""
   step = counted(step)
   jitted = jax.jit(step)
   after = jitted(state)
   jax.block_until_ready(jitted(after))
-  return after.opt_state, state.params, step.traces
+  return after.opt_state, step.traces
 
 
 @pytest.fixture(scope='session')
 def tools():
   """What the tests of this folder share."""
-  return types.SimpleNamespace(Case=Case, recording=recording, counted=counted, close=close, recorder=RECORDER,
-                               finite=finite, as_feedback=as_feedback, two_steps=two_steps)
+  return types.SimpleNamespace(
+      Case=Case, recorder=RECORDER, recording=recording, counted=counted, close=close,
+      finite=finite, as_feedback=as_feedback, filled=filled, two_steps=two_steps)

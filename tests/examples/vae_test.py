@@ -4,6 +4,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from absl import flags
 from flax.training import train_state
@@ -29,9 +30,11 @@ def case(program, tools):
 
   def plugged(rule):
     flags.FLAGS.rule = rule
-    params = patched.models.model(latents).init(key, BATCH, key)['params']
-    return tools.two_steps(
+    model = patched.models.model(latents)
+    params = tools.filled(jax.eval_shape(lambda: model.init(key, BATCH, key))['params'])
+    gradient, traces = tools.two_steps(
         lambda state: patched.train_step(state, BATCH, key, latents), state(params))
+    return model, gradient, params, traces
 
   return tools.Case(
       plain.models.model(latents), (BATCH, key), (6, 784), gradient, plugged, output=0,
@@ -59,7 +62,17 @@ def test_the_model_of_each_step_is_one(case, program):
   assert models.model(20) is models.model(20) is not models.model(19)
   flags.FLAGS.rule = 'bp'
   assert not hasattr(models.model(20), '_plain')
-  flags.FLAGS.rule, key = 'fa', jax.random.key(0)
-  images = jnp.asarray(BATCH)
-  program('vae', 'main', patched=True).train.eval_f(
-      models.model(20).init(key, BATCH, key)['params'], images, jnp.ones((64, 20)), key, 20)
+
+
+def test_their_loop(program):
+  """Init, an eager step and an evaluation, which binds the model, as train_and_evaluate runs them."""
+  train, key = program('vae', 'main', patched=True).train, jax.random.key(0)
+  flags.FLAGS.rule = 'kp'
+  params = train.models.model(20).init(key, jnp.ones((6, 784)), key)['params']
+  state = train_state.TrainState.create(
+      apply_fn=train.models.model(20).apply, params=params, tx=optax.adam(0.001))
+  state = train.train_step(state, BATCH, key, 20)
+  metrics, _, _ = train.eval_f(state.params, jnp.asarray(BATCH), jnp.ones((64, 20)), key, 20)
+  assert np.isfinite(metrics['loss'])
+  moved = jax.tree.map(lambda a, b: np.any(a != b), params, state.params)
+  assert moved['encoder']['fc1']['feedback_kernel'] and moved['encoder']['fc1']['kernel']

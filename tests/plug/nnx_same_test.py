@@ -155,7 +155,7 @@ class Recurrent(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = nn.RNN(self.cell(5, param_dtype=F, name='cell'))(Dense(4, name='first')(x))
+    x = nn.RNN(self.cell(5, dtype=F, param_dtype=F, name='cell'))(Dense(4, name='first')(x))
     return Dense(3, name='readout')(x)
 
 
@@ -164,7 +164,7 @@ class XRecurrent(nnx.Module):
 
   def __init__(self, cell, rngs, params):
     self.first, self.readout = XLinear(3, 4, rngs=rngs), XLinear(5, 3, rngs=rngs)
-    self.rnn = nnx.RNN(cell(4, 5, param_dtype=F, rngs=rngs), rngs=rngs)
+    self.rnn = nnx.RNN(cell(4, 5, dtype=F, param_dtype=F, rngs=rngs), rngs=rngs)
 
   def __call__(self, x):
     return self.readout(self.rnn(self.first(x)))
@@ -282,7 +282,7 @@ def check(linen, twin, x, rules, convert=same):
       model = merged(graphdef, state, to_nnx(own, convert))
       definition, learned, rest = nnx.split(model, nnx.Param, ...)
       objective = lambda p, x, definition=definition, rest=rest: loss(
-          nnx.merge(definition, p, rest)(x))
+          nnx.merge(definition, p, rest, copy=True)(x))
       got, got_x = differentiate(objective, learned, x)
       found[rule] = (flat(convert(params)), of_x), (
           {path: leaf[...] for path, leaf in nnx.to_flat_state(got)}, got_x)

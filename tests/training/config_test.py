@@ -15,6 +15,7 @@ def test_every_option_of_every_rule_is_a_typed_placeholder():
   assert set(options) == names and 'rho' in names
   assert all(value is None for value in options.values())
   options.rho = 0.5
+  options.max_gib = 2  # A whole number is a number.
   with pytest.raises(TypeError):
     options.rho = 'half'
   with pytest.raises(AttributeError):
