@@ -22,6 +22,7 @@ from flax import nnx
 
 from bioprop.errors import ConfigError, RuleOptionError, UnknownRuleError
 from bioprop.plug.linen import wrap
+from bioprop.plug.nnx import install
 from bioprop.plug.output import Where
 from bioprop.plug.session import FEEDBACK
 from bioprop.rules import RULES, Rule, make
@@ -118,7 +119,6 @@ def from_flags(model: Any, *sample: Any, output: Where = None, **kwargs: Any) ->
   if chosen.exact:
     return model
   if isinstance(model, nnx.Module):
-    from bioprop.plug.nnx import install
     rngs = nnx.Rngs(feedback=_value('rule_seed'))
     return install(model, chosen, rngs, *sample, output=output, **kwargs)
   if not sample:

@@ -16,10 +16,11 @@ class TransformerBlock(nn.Module):
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
     """Maps x [n, T, width] to the same shape; `mask` [n, 1, T, T] says who sees whom."""
     width = x.shape[-1]
-    x = x + nn.MultiHeadDotProductAttention(self.heads, name='attention')(
-        nn.LayerNorm()(x), mask=mask)
+    attention = nn.MultiHeadDotProductAttention(
+        self.heads, out_kernel_init=nn.initializers.zeros, name='attention')
+    x = x + attention(nn.LayerNorm()(x), mask=mask)
     hidden = nn.gelu(nn.Dense(4 * width, name='up')(nn.LayerNorm()(x)))
-    return x + nn.Dense(width, name='down')(hidden)
+    return x + nn.Dense(width, kernel_init=nn.initializers.zeros, name='down')(hidden)
 
 
 class Transformer(nn.Module):
@@ -56,4 +57,5 @@ class Transformer(nn.Module):
     mask = nn.make_causal_mask(x)
     for layer in range(self.layers):
       stream = TransformerBlock(self.heads, name=f'block_{layer}')(stream, mask)
-    return nn.Dense(self.classes, name='readout')(nn.LayerNorm()(stream))
+    readout = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name='readout')
+    return readout(nn.LayerNorm()(stream))

@@ -175,8 +175,8 @@ def needing_all() -> Iterator[None]:
       raise
     raise LostProcessError(
         f'process {jax.process_index()} of {jax.process_count()} can no longer compute with the '
-        f'others, most likely because one of them ended: {str(error).splitlines()[0]} Its own '
-        'output says why. The same command in every process goes on from the last checkpoint.'
+        f'others, most likely because one of them ended ({str(error).splitlines()[0]}). Its '
+        'own output says why. The same command in every process goes on from the last checkpoint.'
     ) from error
 
 

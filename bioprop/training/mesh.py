@@ -54,7 +54,12 @@ class Placement:
 
   def shard(self, tree: PyTree) -> PyTree:
     """Inside jit: arrays of the state, each where `sharding` has it."""
-    return self._constrain(tree, lambda leaf: self.sharding(leaf.shape))
+    tree = self._constrain(tree, lambda leaf: self.sharding(leaf.shape))
+    if self.mesh is None or 'fsdp' not in self.mesh.shape:
+      return tree
+    # In a loop XLA would see that frozen feedback never changes, and gather the whole of it before
+    # the first step: no memory would be saved. Behind a barrier with the rest, it may change.
+    return jax.lax.optimization_barrier(tree)
 
   def everywhere(self, tree: PyTree) -> PyTree:
     """Inside jit: arrays that are whole on each device, so that every process can read them."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -75,7 +74,7 @@ def _record(_, gradient, params=None):
 
 # An optimiser whose state is the gradient that it got.
 RECORDER = optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda params: jax.tree.map(lambda p: np.zeros(p.shape, p.dtype), params),
     lambda gradient, state, params=None: _record(state, gradient, params))
 
 
@@ -98,16 +97,17 @@ def counted(function):
 
 def finite(tree):
   """All numbers of the tree are, and not all of them are zero."""
-  leaves = jax.tree.leaves(tree)
+  leaves = jax.tree.leaves(jax.device_get(tree))
   return all(np.all(np.isfinite(leaf)) for leaf in leaves) and any(np.any(x) for x in leaves)
 
 
 def close(got, want, tolerance=1e-4):
   """Two gradients, each leaf relative to its own largest entry."""
+  got, want = jax.device_get((got, want))
   assert jax.tree.structure(got) == jax.tree.structure(want)
-  largest = max(float(jnp.abs(w).max()) for w in jax.tree.leaves(want))
+  largest = max(np.abs(w).max() for w in jax.tree.leaves(want))
   for (path, a), b in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want)):
-    scale = max(float(jnp.abs(b).max()), 1e-3 * largest)
+    scale = max(np.abs(b).max(), 1e-3 * largest)
     np.testing.assert_allclose(a / scale, b / scale, atol=tolerance, rtol=0,
                                err_msg=jax.tree_util.keystr(path))
 
@@ -128,7 +128,7 @@ def filled(shapes):
       value = draw(*leaf.shape) / (leaf.size / leaf.shape[-1])**0.5
     else:  # No scale of zero, as some examples start with: nothing would pass it.
       value = 0.1 * draw(*leaf.shape) + (name in ('scale', 'var'))
-    return jnp.asarray(value, leaf.dtype)
+    return np.asarray(value, leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(fill, nn.meta.unbox(shapes))
 
@@ -202,15 +202,15 @@ class Case:
       out = self.model.apply({**variables, 'params': both['model']}, *args, **kwargs)
       return (out[0] + both['probe'], *out[1:]) if isinstance(out, tuple) else out + both['probe']
 
-    return self.gradient(apply, {'model': params, 'probe': jnp.zeros(self.error)})['probe']
+    return self.gradient(apply, {'model': params, 'probe': np.zeros(self.error, np.float32)})['probe']
 
 
-def two_steps(step, state):
+def two_steps(step, state, compiled=jax.jit):
   """The gradient of the first of two steps, and how often JAX traced them."""
   step = counted(step)
-  jitted = jax.jit(step)
-  after = jitted(state)
-  jax.block_until_ready(jitted(after))
+  run = compiled(step)
+  after = run(state)
+  jax.block_until_ready(run(after))
   return after.opt_state, step.traces
 
 

@@ -1,0 +1,105 @@
+"""Trains on one device and over meshes of eight virtual ones: what mesh_test looks at.
+
+It is a program, since a process chooses its number of virtual devices before JAX starts:
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python eight_devices.py DIRECTORY
+
+Each run has its directory DIRECTORY/<rule>-<mesh>; `notes.json` says where arrays lay and what the
+compiled step was made of.
+"""
+import json
+import pathlib
+import shutil
+import sys
+
+import flax.linen as nn
+import jax
+
+from bioprop.models import MODELS
+from bioprop.training import base, run
+from bioprop.training import config as config_lib
+from bioprop.training.trainer import Trainer
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+RULES = ('fa', 'dfa', 'kp')
+MESHES = (None, 'data=8', 'data=2,fsdp=4')
+BATCH, HIDDEN = 200, 24
+
+
+class Noisy(nn.Module):
+  """BatchNorm, whose statistics need the whole batch, and dropout, which draws for each example."""
+  classes: int = 10
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Dense(HIDDEN)(x.reshape((x.shape[0], -1)))
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
+    return nn.Dense(self.classes)(x)
+
+
+def make_config(rule, mesh):
+  """Two epochs of six steps; neither validation (100) nor test examples fill their batches."""
+  config = base()
+  config.update(rule=rule, mesh=mesh, model='noisy', augment='shift_flip', validation=100, epochs=2,
+                batch_size=BATCH, eval_batch_size=99, clip_norm=1.)
+  return config
+
+
+def interrupt_after(epoch, config, path):
+  """Ctrl-C in the epoch after `epoch`."""
+  plain = Trainer.epoch
+
+  def interrupted(self, state, number, *args):
+    if number > epoch:
+      raise KeyboardInterrupt
+    return plain(self, state, number, *args)
+
+  Trainer.epoch = interrupted
+  try:
+    run(config, path, progress=False)
+  except KeyboardInterrupt:
+    return
+  finally:
+    Trainer.epoch = plain
+  raise AssertionError('the run was not interrupted')
+
+
+def lies(state):
+  """The shape of each leaf's part on each device, by path."""
+  return {jax.tree_util.keystr(path): [list(shard.data.shape) for shard in leaf.addressable_shards]
+          for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def made_of(config):
+  """The compiled text of two steps, and how often the function was compiled in two epochs."""
+  trainer = Trainer(config)
+  state = trainer.init()
+  text = trainer._train.lower(2, state, trainer._train_data, 1, 0).compile().as_text()
+  for epoch in (1, 2):
+    state, _ = trainer.epoch(state, epoch)
+  return {'text': text, 'compiled': trainer._train._cache_size()}
+
+
+def main(directory):
+  notes = {'devices': jax.device_count(), 'lies': {}, 'made_of': {}}
+  for rule in RULES:
+    for mesh in MESHES:
+      results = run(make_config(rule, mesh), directory / f'{rule}-{mesh}', progress=False)
+      notes['lies'][f'{rule}-{mesh}'] = lies(results.state)
+  for mesh in MESHES[1:]:
+    notes['made_of'][mesh] = made_of(make_config('fa', mesh))
+  sharded = make_config('fa', MESHES[-1])
+  interrupt_after(1, sharded, directory / 'cut')
+  shutil.copytree(directory / 'cut', directory / 'moved')
+  run(sharded, directory / 'cut', progress=False)
+  run(make_config('fa', None), directory / 'moved', progress=False)
+  (directory / 'notes.json').write_text(json.dumps(notes))
+
+
+if __name__ == '__main__':
+  MODELS['noisy'] = Noisy
+  config_lib.CHOICES['model'] = tuple(MODELS)
+  main(pathlib.Path(sys.argv[1]))
