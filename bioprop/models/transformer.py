@@ -7,6 +7,9 @@ import jax.numpy as jnp
 class TransformerBlock(nn.Module):
   """Causal self-attention and a GELU MLP of four times the width, each added to the stream.
 
+  The kernels that write to the stream begin at zero, so that a block begins as the identity (as in
+  Fixup, Zhang et al., 2019, arXiv 1901.09321).
+
   Attributes:
     heads: of the attention; divides the width.
   """
@@ -25,6 +28,8 @@ class TransformerBlock(nn.Module):
 
 class Transformer(nn.Module):
   """Token and learned position embeddings, pre-norm blocks, a last LayerNorm, a readout.
+
+  The readout begins at zero too: the first prediction is uniform.
 
   Attributes:
     classes: number of tokens, in and out.

@@ -99,8 +99,12 @@ def install(
   draw = _Draws(rngs)
   seen = nnx_run.watch(model, [(layer, name, rule) for name, layer, _, rule in todo],
                        Sample(sample, kwargs), output)
-  for name, layer, kind, rule in todo:
-    _plug(layer, kind, Plan(name, rule), draw, seen)
+  try:
+    for name, layer, kind, rule in todo:
+      _plug(layer, kind, Plan(name, rule), draw, seen)
+  except BaseException:
+    uninstall(model)  # Not half a rule.
+    raise
   if any(rule.reads_error for _, _, _, rule in todo):
     _swap(model, root_class(type(model)))
     setattr(model, OUTPUT, output)

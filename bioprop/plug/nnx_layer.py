@@ -71,7 +71,10 @@ class Watcher:
 
 
 watching: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar('watching', default=None)
-_reached: set[type] = set()  # Plain classes whose calls went through an op of ours.
+# Plans of the layers whose ops ran, for each call of an override that is under way.
+_overrides: contextvars.ContextVar[tuple[set[Plan], ...]] = contextvars.ContextVar(
+    'overrides', default=())
+_reached: set[tuple[str, nnx.GraphDef]] = set()  # Overrides and layers that reached their ops.
 
 
 def ops_of(kind: Kind) -> dict[str, tuple[str, ...]]:
@@ -89,9 +92,9 @@ def plugged_class(plain: type[nnx.Module]) -> type[nnx.Module]:
   # Between a user's class and the Flax layer that it extends: super().__call__ is then the op.
   bases = (mixin,) if plain is kind.layer else (plain, mixin)
   body = {'_bioprop_plain': plain}
-  for name in kind.methods:
-    if getattr(plain, name) is not getattr(kind.layer, name):
-      body[name] = _checked(getattr(plain, name), kind)
+  for name in kind.methods:  # Each in the class's own namespace, where nnx.capture looks for them.
+    overridden = getattr(plain, name) is not getattr(kind.layer, name)
+    body[name] = _checked(getattr(plain, name), kind) if overridden else getattr(mixin, name)
   return subclass(plain, bases, body)
 
 
@@ -122,7 +125,7 @@ def params_of(layer: nnx.Module, kind: Kind) -> dict[str, Array]:
 def op_function(layer: nnx.Module, kind: Kind, op_name: str) -> Callable[[Params, Array], Array]:
   """The op of a layer as it is called without options."""
   if kind.layer is nnx.LoRA:
-    return lambda params, x: x @ params[op_name]
+    return lambda params, x: x @ params[op_name].astype(x.dtype)
   return lambda params, x: kind.layer.__call__(_holding(layer, params), x)
 
 
@@ -144,10 +147,12 @@ def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
 
 def _call_lora(self, x, **kwargs):
   """nnx.LoRA.__call__, with each of its two products an op."""
-  x, a, b = self.promote_dtype((x, self.lora_a[...], self.lora_b[...]), dtype=self.dtype)
   kind = kind_of(nnx.LoRA)
-  h = _run(self, 'lora_a', op_function(self, kind, 'lora_a'), ('lora_a',), {'lora_a': a}, x)
-  out = _run(self, 'lora_b', op_function(self, kind, 'lora_b'), ('lora_b',), {'lora_b': b}, h)
+  params = params_of(self, kind)
+  x = self.promote_dtype((x, *params.values()), dtype=self.dtype)[0]  # The ops cast the weights.
+  out = x
+  for name, value in params.items():
+    out = _run(self, name, op_function(self, kind, name), (name,), {name: value}, out)
   if self.base_module is not None:
     out += self.base_module(x, **kwargs)
   return out
@@ -156,7 +161,8 @@ def _call_lora(self, x, **kwargs):
 def _run(layer, op_name, function, weights, params: Params, x: Array) -> Array:
   """Runs one op of a plugged layer by the rule of its plan."""
   plan: Plan = getattr(layer, PLAN)
-  _reached.add(type(layer)._bioprop_plain)
+  for ran in _overrides.get():
+    ran.add(plan)
   op = Op(function, weights, plan.activations.get(op_name))
   watcher = watching.get()
   if watcher is not None:
@@ -165,9 +171,13 @@ def _run(layer, op_name, function, weights, params: Params, x: Array) -> Array:
   if rule.reads_error:
     filled = getattr(layer, PORT)[...]
     ready = filled.shape[-1] != 0
+    if not ready and filled.ndim > 1:
+      raise LiftedTransformError(_unsplit(plan, 'an error port', 'bioprop.Feedback'))
     port = jnp.zeros(filled.shape, filled.dtype)
   key = None
   if rule.redraws:
+    if getattr(layer, STREAM).key.shape:
+      raise LiftedTransformError(_unsplit(plan, 'a random stream', "'feedback'"))
     try:
       key = getattr(layer, STREAM)()
     except TraceContextError:  # A model that a jitted function closes over: no gradient is asked.
@@ -198,10 +208,7 @@ def _feedback(layer, plan: Plan, op_name: str, params: Params, x: Array) -> dict
   for name, value in found.items():
     if name in params and value.shape != params[name].shape:
       raise LiftedTransformError(
-          f'the layer {plan.path!r} sees a weight {name!r} of shape {params[name].shape} and '
-          f'feedback of shape {value.shape}: it lies in an nnx.scan or nnx.vmap that splits the '
-          f'parameters and not the feedback. Name both where the model says nnx.StateAxes: '
-          f'nnx.StateAxes({{(nnx.Param, bioprop.Feedback): 0, ...: None}}).')
+          _unsplit(plan, f'feedback of shape {value.shape}', 'bioprop.Feedback'))
   if not found and jnp.issubdtype(x.dtype, jnp.inexact) and has_feedback(plan.rule):
     raise FeedbackMissingError(
         f'the layer {plan.path!r} has no feedback, because it was not called when the model ran on '
@@ -240,17 +247,32 @@ def _checked(method, kind: Kind):
 
   @functools.wraps(method)
   def call(self, *args, **kwargs):
-    out = method(self, *args, **kwargs)
-    if type(self)._bioprop_plain not in _reached:
+    plan, ran = getattr(self, PLAN), set()
+    token = _overrides.set((*_overrides.get(), ran))
+    try:
+      out = method(self, *args, **kwargs)
+    finally:
+      _overrides.reset(token)
+    at = method.__name__, nnx.graphdef(self, graph=True)
+    if plan in ran:
+      _reached.add(at)
+    elif at not in _reached:  # It has if an nnx.jit inside serves a trace of an earlier call.
       raise UnsupportedLayerError(
           f'{type(self).__name__} extends nnx.{kind.name} and overrides {method.__name__} without '
           f'calling super().{method.__name__}, so no rule can act on its weights, and they would '
           f'silently learn by backprop. Call super().{method.__name__}(x) there, or leave the '
-          f'layer out: bioprop.install(model, {{{getattr(self, PLAN).path!r}: \'bp\', '
+          f'layer out: bioprop.install(model, {{{plan.path!r}: \'bp\', '
           f'\'*\': ...}}, rngs).')
     return out
 
   return call
+
+
+def _unsplit(plan: Plan, what: str, state: str) -> str:
+  return (
+      f'the layer {plan.path!r} sees a weight of its own, and {what} for all the layers of its '
+      f'stack: it lies in an nnx.scan or nnx.vmap that splits the parameters alone. Name both '
+      f'where the model says nnx.StateAxes: nnx.StateAxes({{(nnx.Param, {state}): 0, ...: None}}).')
 
 
 def _unbound(plan: Plan) -> str:
@@ -258,4 +280,5 @@ def _unbound(plan: Plan) -> str:
       f'a gradient was asked of the layer {plan.path!r}, which {type(plan.rule).__name__} cannot '
       f'give: the layer was called outside the model\'s own __call__, or the model was closed over '
       f'by a transformed function. Call the model that install was given, and pass it as an '
-      f'argument, as in nnx.grad(loss)(model).')
+      f'argument, as in nnx.grad(loss)(model), or copy its state there: '
+      f'nnx.merge(graphdef, params, rest, copy=True).')

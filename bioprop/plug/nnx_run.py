@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.errors import TraceContextError
 
-from bioprop.errors import FeedbackMissingError
+from bioprop.errors import FeedbackMissingError, OutputError
 from bioprop.plug import activity
 from bioprop.plug.nnx_layer import (
   PLAN,
@@ -75,7 +75,8 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
 
   Raises:
     FeedbackMissingError: if a rule needs a sample and there is none.
-    OutputError: if a rule broadcasts the error and the output is not one array.
+    OutputError: if the model cannot be called, or a rule broadcasts the error and the output is
+      not one array.
     ActivationError: if a rule needs a nonlinearity that is ambiguous.
   """
   reads = any(rule.reads_error for _, _, rule in layers)
@@ -88,6 +89,12 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
           f'batch, after the rngs, and the arguments with which the model is called: '
           f'bioprop.install(model, rule, rngs, x).')
     return Seen(False, {}, None, {})
+  if not callable(model):
+    raise OutputError(
+        f'install runs the model on its sample by calling it, and {type(model).__name__} has no '
+        f'__call__: a rule that broadcasts the error finds the error at the output of that call. '
+        f'Give the model a method def __call__(self, x), or choose a rule that needs no sample: '
+        f'bioprop.install(model, \'fa\', rngs).')
   watcher = Watcher(any(rule.needs_activation for _, _, rule in layers))
   number = next(_watches)
   kept = [(layer, type(layer)) for layer, _, _ in layers]

@@ -122,8 +122,8 @@ class DirectFeedbackAlignment(Rule):
     raise FeedbackMemoryError(
         f'the direct feedback of the layer {site.path!r} would be {dtype.name} {(rows, columns)}, '
         f'which takes {gib(columns):.3g} GiB, and max_gib allows {self.max_gib:g} GiB for one '
-        f'layer: each of the {rows} outputs has a weight to each of the {columns} numbers in a '
-        f'sample\'s part of the layer\'s input {site.x.shape}. Choose {shared}a larger bound: '
+        f'layer: each of the {rows} outputs has a weight of its own to each of {columns} numbers '
+        f'of the layer\'s input {site.x.shape}. Choose {shared}a larger bound: '
         f'bioprop.make(\'dfa\', max_gib={math.ceil(gib(columns))}) or '
         f'--config.rule_options.max_gib={math.ceil(gib(columns))}.')
 

@@ -57,10 +57,12 @@ def test_no_weight_is_left_out(name, rule):
 
 
 def transformer():
-  """A small one with parameters, and tokens [2, 7]."""
+  """A small one with parameters that are nowhere zero, and tokens [2, 7]."""
+  random = np.random.RandomState(0)
   model = Transformer(classes=11, width=16, heads=2, positions=7)
-  tokens = jnp.asarray(np.random.RandomState(0).randint(0, 11, (2, 7)))
-  return model, model.init(jax.random.key(0), tokens), tokens
+  tokens = jnp.asarray(random.randint(0, 11, (2, 7)))
+  variables = model.init(jax.random.key(0), tokens)
+  return model, jax.tree.map(lambda w: w + 0.1 * random.randn(*w.shape), variables), tokens
 
 
 def test_the_transformer_is_causal():
@@ -73,6 +75,18 @@ def test_the_transformer_is_causal():
   assert other[0, 4] != tokens[0, 4]
   moved = jnp.any(model.apply(variables, tokens) != model.apply(variables, other), axis=-1)
   np.testing.assert_array_equal(moved, [[False] * 4 + [True] * 3, [False] * 7])
+
+
+def test_the_transformer_begins_with_blocks_that_add_nothing():
+  """All outputs are equal, and the stream is the embeddings."""
+  model, _, tokens = transformer()
+  variables = model.init(jax.random.key(0), tokens)
+  logits, seen = model.apply(variables, tokens, capture_intermediates=True)
+  assert not np.any(logits)
+  params, seen = variables['params'], seen['intermediates']
+  np.testing.assert_array_equal(
+      seen['block_1']['__call__'][0],
+      params['tokens']['embedding'][tokens] + params['places']['embedding'][None, :])
 
 
 def test_the_transformer_knows_places():

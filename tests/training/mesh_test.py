@@ -1,4 +1,4 @@
-"""Over many devices: the same numbers, in parts that are really smaller; and meshes that cannot be."""
+"""Over many devices: the same numbers, in parts that are smaller; and meshes that cannot be."""
 import json
 import os
 import pathlib

@@ -1,0 +1,83 @@
+"""examples/imagenet: batch statistics under pmap, and a TrainState that has no room for feedback."""
+import functools
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+SIZE, CLASSES = 64, 10
+DRAW = np.random.RandomState(0)
+BATCH = {'image': DRAW.randn(1, 4, SIZE, SIZE, 3).astype(np.float32),
+         'label': DRAW.randint(CLASSES, size=(1, 4))}
+RULES = ('fa', 'dfa', 'usf', 'frsf', 'kp', 'hebb')  # brsf: see docs/drop-in.md.
+
+
+@pytest.fixture(scope='module')
+def make(program, tools):
+  """A Case of one of their networks, on smaller images, fewer channels and fewer classes."""
+  plain, patched = program('imagenet', 'train'), program('imagenet', 'main', patched=True).train
+  plain.NUM_CLASSES = patched.NUM_CLASSES = CLASSES
+  config = flags.FLAGS.config
+
+  def start(train, network):
+    """Their TrainState, and their step as they compile it."""
+    model = train.create_model(model_cls=getattr(train.models, network), num_filters=8,
+                               half_precision=config.half_precision)
+    rate = train.create_learning_rate_fn(config, 0.1, 10)
+    state = jax.eval_shape(
+        lambda key: train.create_train_state(key, config, model, SIZE, rate), jax.random.key(0))
+    state = state.replace(step=0, params=tools.filled(state.params),
+                          batch_stats=tools.filled(state.batch_stats))
+
+    def compiled(step):
+      mapped = jax.pmap(functools.partial(step, learning_rate_fn=rate), in_axes=(None, 0),
+                        out_axes=(None, 0), axis_name='batch')
+      return lambda state: mapped(state, BATCH)[0]
+
+    return model, tools.recording(state), compiled
+
+  @functools.cache
+  def make(network):
+    model, first, compiled = start(plain, network)
+
+    def gradient(apply, params):
+      state = tools.recording(first.replace(apply_fn=apply, params=params))
+      return compiled(plain.train_step)(state).opt_state
+
+    def plugged(rule):
+      flags.FLAGS.rule = rule
+      _, state, compiled = start(patched, network)
+      gradient, traces = tools.two_steps(patched.train_step, state, compiled)
+      return state.apply_fn.__self__, gradient, state.params, traces
+
+    return tools.Case(model, (BATCH['image'][0],), (4, CLASSES), gradient, plugged,
+                      readouts=('Dense_0',))
+
+  return make
+
+
+@pytest.mark.parametrize('network', ['ResNet18', 'ResNet50'])
+def test_every_parameter_is_covered(make, network):
+  """Weights learn by the rule; scales and shifts of the norms by what reaches them."""
+  rules = make(network).describe('fa')
+  assert all(rule == ('local' if 'bn_' in path or 'BatchNorm' in path or 'norm_proj' in path
+                      else 'fa') for path, rule in rules.items())
+
+
+@pytest.mark.parametrize('network', ['ResNet18', pytest.param('ResNet50', marks=pytest.mark.slow)])
+def test_symmetric_feedback_is_backprop(make, network):
+  make(network).check_symmetric()
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_rule_on_one_block(make, rule):
+  """Their ResNet for tests, which compiles quickly."""
+  make('_ResNet1').check_rule(rule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('network', ['ResNet18', 'ResNet50'])
+@pytest.mark.parametrize('rule', RULES)
+def test_rule(make, network, rule):
+  make(network).check_rule(rule)

@@ -1,0 +1,55 @@
+"""examples/sst2: an nn.scan of their own, an embedding made by self.param, attention."""
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+DRAW = np.random.RandomState(0)
+BATCH = {'token_ids': DRAW.randint(2, 11, size=(4, 5)), 'length': np.array([5, 4, 2, 5]),
+         'label': DRAW.randint(2, size=4).astype(np.float32)}
+
+
+@pytest.fixture(scope='module')
+def case(program, tools):
+  """The classifier, made from a configuration as theirs."""
+  plain, patched = program('sst2', 'train'), program('sst2', 'main', patched=True).train
+  config = flags.FLAGS.config.copy_and_resolve_references()
+  config.update(vocab_size=11, embedding_size=6, hidden_size=8)
+  key = jax.random.key(3)
+
+  def start(train):
+    model = train.model_from_config(config)
+    state = jax.eval_shape(lambda: train.create_train_state(key, config, model))
+    return state.replace(step=0, params=tools.filled(state.params))
+
+  def step_of(train):
+    return lambda state: train.train_step(state, BATCH, {'dropout': key})[0]
+
+  def gradient(apply, params):
+    state = start(plain).replace(apply_fn=apply, params=params)
+    return jax.jit(step_of(plain))(tools.recording(state)).opt_state
+
+  def plugged(rule):
+    flags.FLAGS.rule = rule
+    state = tools.recording(start(patched))
+    gradient, traces = tools.two_steps(step_of(patched), state)
+    return state.apply_fn.__self__, gradient, state.params, traces
+
+  sample = (BATCH['token_ids'], BATCH['length'])
+  return tools.Case(patched.model_from_config(config), sample, (4, 1), gradient, plugged,
+                    options={'deterministic': True})
+
+
+def test_every_parameter_is_covered(case):
+  """But the embedding, which is no layer: it looks tokens up, and nothing lies below it."""
+  rules = case.describe('fa')
+  assert rules.pop('embedder/embedding') == 'BACKPROP' and set(rules.values()) == {'fa'}
+
+
+def test_symmetric_feedback_is_backprop(case):
+  case.check_symmetric()
+
+
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'frsf', 'kp'])
+def test_rule(case, rule):
+  case.check_rule(rule)

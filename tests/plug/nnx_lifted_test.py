@@ -1,0 +1,449 @@
+"""NNX: B = W gives backprop's gradient through every transform and way to build a model."""
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import bioprop
+from bioprop import errors
+
+F = jnp.float64
+Linear = functools.partial(nnx.Linear, param_dtype=F)
+QUICK = {'xla_backend_optimization_level': 0}
+
+
+class Block(nnx.Module):
+  """Residual."""
+
+  def __init__(self, rngs):
+    self.linear = Linear(6, 6, rngs=rngs)
+
+  def __call__(self, x):
+    return x + jnp.tanh(self.linear(x))
+
+
+class Scaled(nnx.Linear):
+  """Overrides __call__, calls super's, has a parameter and a layer of its own."""
+
+  def __init__(self, rngs):
+    super().__init__(6, 6, param_dtype=F, rngs=rngs)
+    self.inner, self.gain = Linear(6, 6, rngs=rngs), nnx.Param(jnp.ones((1, 6), F))
+
+  def __call__(self, x):
+    return super().__call__(jnp.tanh(self.inner(x))) * self.gain[...]
+
+
+class Tied(nnx.Module):
+  """One layer under two names, called three times."""
+
+  def __init__(self, rngs):
+    self.one = Linear(6, 6, rngs=rngs)
+    self.two = self.one
+
+  def __call__(self, x):
+    return jnp.tanh(self.two(jnp.tanh(self.one(jnp.tanh(self.one(x))))))
+
+
+class Remat(nnx.Module):
+  """The decorator on a method."""
+
+  def __init__(self, rngs):
+    self.block = Block(rngs)
+
+  @nnx.remat
+  def __call__(self, x):
+    return self.block(x)
+
+
+class Nested(nnx.Module):
+  """Layers in lists, dicts and sequences."""
+
+  def __init__(self, rngs):
+    self.blocks = nnx.List([nnx.Dict(a=Linear(6, 6, rngs=rngs), b=nnx.List([Block(rngs)]))
+                            for _ in range(2)])
+    self.end = nnx.Sequential(Linear(6, 6, rngs=rngs), jnp.tanh)
+
+  def __call__(self, x):
+    for block in self.blocks:
+      x = block['b'][0](jnp.tanh(block['a'](x)))
+    return self.end(x)
+
+
+class Branch(nnx.Module):
+  """nnx.cond on the data."""
+
+  def __init__(self, rngs):
+    self.block = Block(rngs)
+
+  def __call__(self, x):
+    return nnx.cond(jnp.sum(x) > -1e9, lambda m, x: m(x), lambda m, x: 2 * x, self.block, x)
+
+
+class Over(nnx.Module):
+  """A block, or a stack of three, under a transform."""
+
+  def __init__(self, rngs, call, stacked):
+    make = nnx.split_rngs(splits=3)(nnx.vmap(Block)) if stacked else Block
+    self.blocks, self.call = make(rngs), call
+
+  def __call__(self, x):
+    return self.call(self.blocks, x)
+
+
+class Recurrent(nnx.Module):
+  """A cell over the six numbers as time."""
+
+  def __init__(self, rngs, both=False):
+    cell = lambda: nnx.RNN(nnx.SimpleCell(
+        1, 4, dtype=F, param_dtype=F, rngs=rngs), return_carry=False, rngs=rngs)
+    self.rnn = nnx.Bidirectional(cell(), cell(), rngs=rngs) if both else cell()
+    self.out = Linear(8 if both else 4, 6, rngs=rngs)
+
+  def __call__(self, x):
+    return self.out(self.rnn(x[..., None])[:, 2])
+
+
+def apply(block, x):
+  """Calls it."""
+  return block(x)
+
+
+def scan(axes=0, body=apply, **kwargs):
+  """nnx.scan over blocks, or over one several times."""
+  return nnx.scan(body, in_axes=(axes, nnx.Carry), out_axes=nnx.Carry, **kwargs)
+
+
+over = lambda call, stacked: functools.partial(Over, call=call, stacked=stacked)
+SPLIT = nnx.StateAxes({(nnx.Param, bioprop.Feedback): 0, ...: None})
+
+# Each takes rngs; all but 'dropout' and the norms are the same functions as their plain code.
+MIDDLES = {
+    'tied': Tied,
+    'remat': Remat,
+    'remat_policy': over(nnx.remat(
+        apply, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False), False),
+    'jit': over(nnx.jit(apply), False),
+    'vmap': over(lambda m, x: nnx.vmap(apply, in_axes=(0, None))(m, x).sum(0), True),
+    'scan': over(scan(), True),
+    'scan_axes': over(scan(SPLIT), True),
+    'scan_remat': over(scan(body=nnx.remat(apply)), True),
+    'scan_carrying': over(scan(nnx.StateAxes({...: nnx.Carry}), length=3), False),
+    'cond': Branch,
+    'nested': Nested,
+    'subclass': Scaled,
+    'rnn': Recurrent,
+    'bidirectional': functools.partial(Recurrent, both=True),
+    'lora': lambda rngs: nnx.LoRA(6, 2, 6, base_module=Linear(6, 6, rngs=rngs), param_dtype=F,
+                                  rngs=rngs),
+    'lora_linear': lambda rngs: nnx.LoRALinear(6, 6, lora_rank=2, param_dtype=F,
+                                               lora_param_dtype=F, rngs=rngs),
+    'dropout': lambda rngs: nnx.Sequential(Block(rngs), nnx.Dropout(0.3, rngs=rngs)),
+    'batch_norm': lambda rngs: nnx.Sequential(Block(rngs), nnx.BatchNorm(
+        6, param_dtype=F, rngs=rngs)),
+    'spectral_norm': lambda rngs: nnx.SpectralNorm(Linear(6, 6, rngs=rngs), param_dtype=F,
+                                                   rngs=rngs),
+    'weight_norm': lambda rngs: nnx.WeightNorm(Linear(6, 6, rngs=rngs), rngs=rngs),
+    'partitioned': lambda rngs: Linear(6, 6, rngs=rngs, kernel_init=nnx.with_partitioning(
+        nnx.initializers.lecun_normal(), ('in', 'out'))),
+}
+
+
+class Model(nnx.Module):
+  """Something in the middle."""
+
+  def __init__(self, middle, rngs):
+    self.first = Linear(6, 6, rngs=rngs)
+    self.middle = MIDDLES[middle](rngs=rngs)
+    self.readout = Linear(6, 3, rngs=rngs)
+
+  def __call__(self, x):
+    return self.readout(self.middle(jnp.tanh(self.first(x))))
+
+
+def draw(*shape):
+  """Normals."""
+  return jnp.asarray(np.random.RandomState(0).randn(*shape))
+
+
+X = (4, 6)
+
+
+def abstract(middle, rule=None):
+  """(graphdef, state) of a model, without computing anything."""
+  x = jax.ShapeDtypeStruct(X, F)
+
+  def make():
+    model = Model(middle, nnx.Rngs(0))
+    return model if rule is None else bioprop.install(model, rule, nnx.Rngs(1), x)
+
+  return nnx.split(nnx.eval_shape(make))
+
+
+def filled(state, symmetric=False):
+  """The state with normals that depend on the path alone; `symmetric`: B = W."""
+  flat = {}
+  for path, variable in nnx.to_flat_state(state):
+    if isinstance(variable, nnx.RngKey):
+      value = jax.random.split(jax.random.key(0), variable.shape)
+    elif isinstance(variable, nnx.RngCount):
+      value = jnp.zeros(variable.shape, variable.dtype)
+    else:
+      name = path[-1].removeprefix('feedback_') if symmetric else path[-1]
+      seed = sum(ord(c) * (i + 1) for i, c in enumerate('/'.join(map(str, (*path[:-1], name)))))
+      value = 0.5 * np.random.RandomState(seed).randn(*variable.shape)
+      value = jnp.asarray(np.abs(value) if path[-1] == 'var' else value, variable.dtype)
+    flat[path] = variable.replace(value) if isinstance(variable, nnx.Variable) else value
+  return nnx.from_flat_state(flat)
+
+
+def gradient(model, x):
+  """Of a loss whose error is no multiple of the output."""
+  return nnx.to_pure_dict(nnx.grad(lambda model: jnp.mean(jnp.sin(model(x))))(model))
+
+
+def close(got, want, rtol=1e-12):
+  """Equal up to rounding."""
+  scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(want))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * scale),
+               got, want)
+  return scale
+
+
+@pytest.mark.parametrize('middle', MIDDLES)
+def test_exact(x64, middle):
+  """B = W is backprop; B is not; paths and values of the parameters are the plain model's."""
+  with jax.numpy_dtype_promotion('standard'):  # Flax's norms add float32 numbers.
+    (plain, state), (plugged, own) = abstract(middle), abstract(middle, 'fa')
+    values = filled(state), filled(own, symmetric=True), filled(own)
+    want, got, other = jax.jit(lambda values: [gradient(nnx.merge(definition, value), draw(*X))
+                                               for definition, value in zip(
+        (plain, plugged, plugged), values)], compiler_options=QUICK)(values)
+  scale = close(got, want)
+  away = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (other, want))))
+  assert away > 1e-3 * scale, 'its own feedback gives backprop: no layer was plugged'
+
+
+@pytest.mark.parametrize('middle', [
+    'tied', 'remat', 'jit', 'vmap', 'scan', 'scan_axes', 'scan_remat', 'scan_carrying', 'cond',
+    'rnn', 'lora'])
+@pytest.mark.parametrize('rule', ['dfa', 'brsf'])
+def test_ports_and_streams_reach_into_transforms(x64, middle, rule):
+  """dfa's first layer depends on the error alone, not on the readout; brsf draws there."""
+  definition, state = abstract(middle, rule)
+  values, e = filled(state), draw(4, 3)
+
+  def sent(values):
+    params, rest = nnx.split_state(values, nnx.Param, ...)
+    run = lambda p: nnx.merge(definition, p, rest, copy=True)(draw(*X))
+    return nnx.to_pure_dict(jax.vjp(run, params)[1](e)[0])
+
+  def both(values, key):
+    other = nnx.from_flat_state([
+        (path, variable.replace(2 * variable[...] + 1) if path == ('readout', 'kernel')
+         else variable.replace(jax.random.split(key, variable.shape))
+         if path == ('readout', 'feedback_stream', 'key') else variable)
+        for path, variable in nnx.to_flat_state(values)])
+    return sent(values), sent(other)
+
+  one, two = jax.jit(both, compiler_options=QUICK)(values, jax.random.key(5))
+  assert np.any(one['first']['kernel'])
+  if rule == 'dfa':
+    jax.tree.map(np.testing.assert_array_equal, one['first'], two['first'])
+  else:
+    assert np.abs(one['first']['kernel'] - two['first']['kernel']).max() > 1e-3
+
+
+# What each middle computes of x, with layer(path, x) for each of its layers.
+BODIES = {
+    'tied': lambda layer, x: functools.reduce(
+        lambda x, _: jnp.tanh(layer('one', x)), range(3), x),
+    'remat': lambda layer, x: x + jnp.tanh(layer('block/linear', x)),
+    'scan': lambda layer, x: functools.reduce(
+        lambda x, i: x + jnp.tanh(layer('blocks/linear', x, i)), range(3), x),
+    'scan_carrying': lambda layer, x: functools.reduce(
+        lambda x, _: x + jnp.tanh(layer('blocks/linear', x)), range(3), x),
+    'rnn': lambda layer, x: layer('out', functools.reduce(
+        lambda h, t: jnp.tanh(layer('rnn/cell/dense_i', x[:, t, None])
+                              + layer('rnn/cell/dense_h', h)), range(3), jnp.zeros((4, 4)))),
+}
+
+
+@pytest.mark.parametrize('middle', BODIES)
+def test_direct_feedback_against_a_surrogate(x64, middle):
+  """The gradient of <e, y> + sum <x, B e> over layers that let nothing through their weights."""
+  definition, state = abstract(middle, 'dfa')
+  values, x, e = filled(state), draw(*X), draw(4, 3)
+  params, rest = nnx.split_state(values, nnx.Param, ...)
+
+  def want(params, x):
+    total = []
+
+    def layer(path, x, i=...):
+      own, fixed = params, rest
+      for name in path.split('/'):
+        own, fixed = own[name], fixed[name]
+      total.append(jnp.sum(x * (e @ fixed['feedback_error'][i])))
+      bias = own['bias'][...][i] if 'bias' in own else jnp.zeros(())
+      return jax.lax.stop_gradient(x) @ own['kernel'][...][i] + jnp.expand_dims(
+          bias, tuple(range(2 - bias.ndim)))
+
+    inside = lambda path, x, i=...: layer(f'middle/{path}', x, i)
+    h = BODIES[middle](inside, jnp.tanh(layer('first', x)))
+    return jnp.sum(layer('readout', h) * e) + sum(total)
+
+  got = lambda p, x: jnp.sum(e * nnx.merge(definition, p, rest, copy=True)(x))
+  results = jax.jit(lambda p, x: [jax.tree.leaves(jax.grad(f, argnums=(0, 1))(p, x))
+                                  for f in (got, want)], compiler_options=QUICK)(params, x)
+  close(*results)
+
+
+WAYS = {
+    'nnx.jit(nnx.grad)': lambda loss, m: nnx.jit(nnx.grad(loss))(m),
+    'nnx.value_and_grad': lambda loss, m: nnx.jit(nnx.value_and_grad(loss))(m)[1],
+    'nnx.grad': lambda loss, m: nnx.grad(loss)(m),
+    'nnx.clone': lambda loss, m: nnx.jit(nnx.grad(loss))(nnx.clone(m)),
+    'copy.deepcopy': lambda loss, m: nnx.jit(nnx.grad(loss))(copy.deepcopy(m)),
+    'nnx.view': lambda loss, m: nnx.jit(nnx.grad(loss))(nnx.view(m, deterministic=True)),
+    'train and eval': lambda loss, m: (m.train(), m.eval(), nnx.jit(nnx.grad(loss))(m))[-1],
+    'nnx.merge': lambda loss, m: nnx.jit(nnx.grad(loss))(nnx.merge(*nnx.split(m))),
+    'nnx.update': lambda loss, m: (nnx.update(m, nnx.state(m)), nnx.jit(nnx.grad(loss))(m))[-1],
+}
+
+
+def merged(loss, model, **kwargs):
+  """The functional way."""
+  definition, params, rest = nnx.split(model, nnx.Param, ...)
+  run = lambda p, rest: loss(nnx.merge(definition, p, rest, **kwargs))
+  return jax.jit(jax.grad(run))(params, rest)
+
+
+def as_tree(loss, model):
+  """Tree mode: modules are pytrees, and gradients are models."""
+  with nnx.set_graph_mode(False):
+    return nnx.state(nnx.jit(nnx.grad(loss))(model), nnx.Param)
+
+
+class Net(nnx.Module):
+  """Two layers and dropout that is off."""
+
+  def __init__(self, rngs, width=6):
+    self.hidden = nnx.Linear(6, width, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, deterministic=True)
+    self.readout = nnx.Linear(width, 3, rngs=rngs)
+
+  def __call__(self, x):
+    return self.readout(self.dropout(jnp.tanh(self.hidden(x))))
+
+
+@pytest.fixture(scope='module', params=['fa', 'dfa'])
+def reference(request):
+  """A rule, and the first layer's gradient by hand."""
+  x = np.random.RandomState(0).randn(4, 6).astype(np.float32)
+  model = bioprop.install(Net(nnx.Rngs(0)), request.param, nnx.Rngs(1), x)
+  w, v, b, c = (np.asarray(a[...]) for a in (
+      model.hidden.kernel, model.readout.kernel, model.hidden.bias, model.readout.bias))
+  h = np.tanh(x @ w + b)
+  e = np.cos(h @ v + c) / 12
+  sent = e @ (np.asarray(model.readout.feedback_kernel[...]).T if request.param == 'fa'
+              else np.asarray(model.readout.feedback_error[...]))
+  return request.param, x, x.T @ (sent * (1 - h**2)), h.T @ e
+
+
+@pytest.mark.parametrize('way', [*WAYS, 'merge', 'merge with copies', 'tree mode'])
+def test_ways_to_ask_for_a_gradient(reference, way):
+  """All the same."""
+  rule, x, hidden, readout = reference
+  model = bioprop.install(Net(nnx.Rngs(0)), rule, nnx.Rngs(1), x)
+  ask = {**WAYS, 'merge': merged, 'merge with copies': functools.partial(merged, copy=True),
+         'tree mode': as_tree}[way]
+  grads = ask(lambda model: jnp.mean(jnp.sin(model(jnp.asarray(x)))), model)
+  np.testing.assert_allclose(grads['hidden']['kernel'][...], hidden, atol=1e-6)
+  np.testing.assert_allclose(grads['readout']['kernel'][...], readout, atol=1e-6)
+
+
+@pytest.mark.parametrize('rule', ['fa', 'dfa'])
+def test_ensembles(reference, rule):
+  """nnx.vmap over models that were plugged inside one: each has weights and feedback of its own."""
+  x = jnp.asarray(reference[1])
+
+  @nnx.split_rngs(splits=2)
+  @nnx.vmap
+  def make(rngs):
+    return bioprop.install(Net(rngs), rule, rngs, x)
+
+  models = make(nnx.Rngs(0))
+  grad = nnx.grad(lambda model: jnp.mean(jnp.sin(model(x))))
+  every = nnx.jit(nnx.vmap(grad))(models)
+  definition, state = nnx.split(models)
+  for i in range(2):
+    one = nnx.merge(definition, jax.tree.map(lambda a, i=i: a[i], state))
+    jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-6),
+                 nnx.to_pure_dict(every), nnx.to_pure_dict(nnx.jit(grad)(one)))
+  kernels = np.asarray(models.readout[f'feedback_{"kernel" if rule == "fa" else "error"}'][...]
+                       if False else getattr(models.readout, 'feedback_kernel' if rule == 'fa'
+                                             else 'feedback_error')[...])
+  assert np.abs(kernels[0] - kernels[1]).max() > 1e-2
+
+
+def test_per_sample_gradients(reference):
+  """jax.vmap over samples: their mean is the batch's gradient."""
+  rule, x, hidden, _ = reference
+  model = bioprop.install(Net(nnx.Rngs(0)), rule, nnx.Rngs(1), x)
+  definition, params, rest = nnx.split(model, nnx.Param, ...)
+  grad = jax.grad(lambda p, x: jnp.mean(jnp.sin(nnx.merge(definition, p, rest)(x))))
+  each = jax.jit(jax.vmap(grad, (None, 0)))(params, jnp.asarray(x)[:, None])
+  np.testing.assert_allclose(each['hidden']['kernel'][...].mean(0), hidden, atol=1e-6)
+
+
+def test_stacks_have_feedback_of_their_own():
+  """No two of a scan's layers share B."""
+  model = bioprop.install(Over(nnx.Rngs(0), scan(), True), 'fa', nnx.Rngs(1))
+  flat = np.asarray(model.blocks.linear.feedback_kernel[...]).reshape(3, 36)
+  assert np.abs(np.corrcoef(flat) - np.eye(3)).max() < 5 / 6
+  spread = np.asarray(model.blocks.linear.kernel[...]).reshape(3, 36).std(1)
+  np.testing.assert_allclose(flat.std(1), 0.3 * spread, rtol=0.5)
+
+
+@pytest.mark.parametrize('rule, state', [
+    ('fa', 'bioprop.Feedback'), ('frsf', 'bioprop.Feedback'), ('dfa', 'bioprop.Feedback'),
+    ('hebb', 'bioprop.Feedback'), ('brsf', "'feedback'")])
+def test_a_scan_that_splits_only_parameters_is_refused(rule, state):
+  """The message has the line to type, and the line works."""
+  x = jnp.ones((3, 6))  # As many samples as layers: their ports could be taken for one another.
+
+  def run(axes):
+    model = bioprop.install(Over(nnx.Rngs(0), scan(axes), True), rule, nnx.Rngs(1), x)
+    return nnx.jit(nnx.grad(lambda model: model(x).sum()))(model)
+
+  with pytest.raises(errors.LiftedTransformError) as caught:
+    run(nnx.StateAxes({nnx.Param: 0, ...: None}))
+  line = f'nnx.StateAxes({{(nnx.Param, {state}): 0, ...: None}})'
+  assert line in str(caught.value) and '\n' not in str(caught.value)
+  grads = run(eval(line, {'nnx': nnx, 'bioprop': bioprop}))
+  assert np.any(grads['blocks']['linear']['kernel'][...])
+
+
+@pytest.mark.parametrize('transform', [
+    jax.checkpoint, lambda f: lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, None, 2)[0]])
+def test_transforms_of_jax(transform):
+  """fa works inside; the error cannot reach into them, and dfa says so."""
+
+  class Inside(nnx.Module):
+
+    def __init__(self, rngs):
+      self.hidden, self.readout = nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+      return self.readout(transform(lambda x: jnp.tanh(self.hidden(x)))(x))
+
+  x = jnp.ones((4, 6))
+  grad = lambda rule: nnx.jit(nnx.grad(lambda model: model(x).sum()))(
+      bioprop.install(Inside(nnx.Rngs(0)), rule, nnx.Rngs(1), x))
+  assert np.any(grad('fa')['hidden']['kernel'][...])
+  for rule in ('dfa', 'hebb'):
+    with pytest.raises(errors.LiftedTransformError, match=r"'hidden'.*nnx\.remat, nnx\.scan"):
+      grad(rule)
