@@ -16,6 +16,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
@@ -25,7 +26,7 @@ from bioprop.plug.linen import wrap
 from bioprop.plug.nnx import install
 from bioprop.plug.output import Where
 from bioprop.plug.session import FEEDBACK
-from bioprop.rules import RULES, Rule, make
+from bioprop.rules import RULES, Op, Rule, Site, make
 
 _NAMES = ('rule', 'rule_options', 'rule_seed')
 
@@ -163,26 +164,36 @@ def _bound(recipe: _Recipe) -> nn.Module:
   """The plugged model, with its feedback bound as constants even under a trace."""
   plugged = wrap(recipe.model, recipe.rule, output=recipe.output)
 
-  def grow(keys):
+  def grow(key):
     dummies = [jax.lax.full(leaf.shape, 0, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct)
                else leaf for leaf in recipe.leaves]
     inputs, options = jax.tree.unflatten(recipe.structure, dummies)
-    return plugged.init(keys, *inputs, **options).get(FEEDBACK, {})
+    streams = {'params': key, FEEDBACK: key, 'dropout': key}
+    return plugged.init(streams, *inputs, **options).get(FEEDBACK, {})
 
   with jax.ensure_compile_time_eval():
-    key = jax.random.key(recipe.seed)
-    streams = {FEEDBACK: key, 'dropout': key}
-    grown = jax.jit(grow)  # The forward pass is not needed for the feedback, and XLA drops it.
-    made, other = (grown({**streams, 'params': jax.random.fold_in(key, i)}) for i in (0, 1))
-  if not jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), made, other)):
-    raise ConfigError(
-        f'{recipe.rule} makes its feedback out of the model\'s initial weights, and '
-        f'from_flags(model, sample) does not know them: the program draws them later, with a key '
-        f'of its own. Bind what that init returned: model = bioprop.from_flags(model), variables = '
-        f'model.init(key, x), model = bioprop.wrap(model, bioprop.flags.rule(), '
-        f'variables=variables).')
+    if _mixes_weights(recipe.rule):
+      raise ConfigError(
+          f'{recipe.rule} makes its feedback out of the model\'s initial weights, and '
+          f'from_flags(model, sample) does not know them: the program draws them later, with a key '
+          f'of its own. Bind what that init returned: model = bioprop.from_flags(model), variables '
+          f'= model.init(key, x), model = bioprop.wrap(model, bioprop.flags.rule(), '
+          f'variables=variables).')
+    # The forward pass is not needed for the feedback, and XLA drops it.
+    made = jax.jit(grow)(jax.random.key(recipe.seed))
   variables = {FEEDBACK: made} if made else None
   return wrap(recipe.model, recipe.rule, variables=variables, output=recipe.output)
+
+
+def _mixes_weights(chosen: Rule) -> bool:
+  """Whether a rule's feedback depends on W(0), tried on one small layer."""
+  op = Op(lambda params, x: x @ params['kernel'], ('kernel',))
+  x, e = (jax.ShapeDtypeStruct((1, width), jnp.float32) for width in (2, 3))
+  ones = {'kernel': jnp.ones((2, 3))}
+  made = [
+      chosen.init_feedback(jax.random.key(0), Site('', op, params, lambda _: ones, x, e))
+      for params in (ones, {'kernel': -jnp.ones((2, 3))})]
+  return not jax.tree.all(jax.tree.map(np.array_equal, *made))
 
 
 def _abstract(leaf: Any) -> Any:

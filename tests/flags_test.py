@@ -182,7 +182,7 @@ def test_a_loop_that_carries_only_parameters(parse, rule):
   parse(f'--rule={rule}', '--rule_seed=3')
   model = bioprop.from_flags(Net(), X)
   params = model.init(jax.random.key(1), X)['params']
-  keys = {'params': jax.random.key(2), 'feedback': jax.random.key(3)}
+  keys = {'params': jax.random.key(3), 'feedback': jax.random.key(3)}
   variables = bioprop.wrap(Net(), rule).init(keys, X)
   bound = (bioprop.wrap(Net(), rule, variables=variables) if 'feedback' in variables
            else bioprop.wrap(Net(), rule))

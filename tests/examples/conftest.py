@@ -1,4 +1,4 @@
-"""The official Flax examples: their code, their train steps, and what each rule must make of them."""
+"""The official Flax examples, their own train steps, and what each rule must make of them."""
 import dataclasses
 import functools
 import importlib.util
@@ -31,7 +31,7 @@ archive, program_lib, definition = map(_beside, ('archive', 'program', 'definiti
 
 @pytest.fixture(scope='module', autouse=True)
 def _their_habits():
-  """The examples rely on promotions that our own code forbids; and most of the time is compiling."""
+  """The examples rely on promotions that our own code forbids; most of the time is compiling."""
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
   with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
@@ -119,7 +119,7 @@ def as_feedback(tree, params):
 
 
 def filled(shapes):
-  """Numbers for a tree of variables' shapes; drawn by numpy, as JAX's draws take long to compile."""
+  """Numbers for a tree of shapes; drawn by numpy, because JAX's draws take long to compile."""
   draw = np.random.RandomState(0).randn
 
   def fill(path, leaf):
@@ -202,7 +202,8 @@ class Case:
       out = self.model.apply({**variables, 'params': both['model']}, *args, **kwargs)
       return (out[0] + both['probe'], *out[1:]) if isinstance(out, tuple) else out + both['probe']
 
-    return self.gradient(apply, {'model': params, 'probe': np.zeros(self.error, np.float32)})['probe']
+    probe = np.zeros(self.error, np.float32)
+    return self.gradient(apply, {'model': params, 'probe': probe})['probe']
 
 
 def two_steps(step, state, compiled=jax.jit):

@@ -45,6 +45,8 @@ def applying(model, rule, feedback=None, error=None, readouts=(), phi=None):
 
   def intercept(next_fun, args, kwargs, context):
     module, method = context.module, context.method_name
+    if isinstance(module, nn.OptimizedLSTMCell) and method == '__call__':
+      return nn.LSTMCell.__call__(module, *args, **kwargs)  # The same, made of Dense layers.
     layer = isinstance(module, LAYERS) and method == '__call__'
     attend = isinstance(module, nn.Embed) and method == 'attend'
     if _inside.get() or not (layer or attend):

@@ -1,4 +1,4 @@
-"""examples/imagenet: batch statistics under pmap, and a TrainState that has no room for feedback."""
+"""examples/imagenet: batch statistics under pmap, and a TrainState with no room for feedback."""
 import functools
 
 import jax

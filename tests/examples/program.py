@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 
+import flax.training.checkpoints  # noqa: F401  Asks for tensorflow, before it is replaced here.
 from absl import flags
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'drop-in.md'

@@ -11,6 +11,7 @@ from flax import nnx
 import bioprop
 from bioprop.plug.nnx_layer import Port
 
+pytestmark = pytest.mark.usefixtures('quick')
 F = jnp.float64
 Dense = functools.partial(nn.Dense, param_dtype=F)
 Conv = functools.partial(nn.Conv, param_dtype=F)
@@ -295,8 +296,7 @@ def check(linen, twin, x, rules, convert=same):
           {path: leaf[...] for path, leaf in nnx.to_flat_state(got)}, got_x)
     return found
 
-  quick = jax.jit(gradients, compiler_options={'xla_backend_optimization_level': 0})
-  found = quick({rule: row[-1] for rule, row in both.items()}, x)
+  found = jax.jit(gradients)({rule: row[-1] for rule, row in both.items()}, x)
   for rule, ((want, want_x), (got, got_x)) in found.items():
     assert set(got) == set(want), rule
     scale = max(float(jnp.abs(leaf).max()) for leaf in want.values())

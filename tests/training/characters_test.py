@@ -157,11 +157,12 @@ def test_a_transformer_of_images_is_refused(config):
 def test_a_transformer_learns_characters(as_users_run, rule):
   """Better than the frequencies of characters by 0.3 nats, on a passage that it was not trained on.
 
-  What counting comes to is computed from the data: the test loss of the training frequencies.
+  What counting comes to is computed from the data: the test loss of the training frequencies. The
+  readout alone does not get there: with feedback of zero (dfa, scale=0) it gains 0.04 nats.
   """
   config = base()
   config.dataset, config.model, config.rule = 'characters', 'transformer', rule
-  config.model_options.update(layers=1, width=32, heads=2)
+  config.model_options.update(layers=1, width=16, heads=2)
   config.validation, config.batch_size, config.eval_batch_size = 300, 8, 50
   config.optimizer, config.learning_rate, config.epochs = 'adam', 1e-2, 1
   text = data_lib.load('characters', validation=300)
