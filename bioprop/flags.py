@@ -199,7 +199,8 @@ def _mixes_weights(chosen: Rule) -> bool:
 def _abstract(leaf: Any) -> Any:
   """Shape and dtype of an array; a flag such as train=False is itself."""
   if hasattr(leaf, 'shape') and hasattr(leaf, 'dtype'):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    seen = jax.eval_shape(lambda a: a, leaf)  # As jit sees it: numpy's int64 is int32.
+    return jax.ShapeDtypeStruct(seen.shape, seen.dtype)
   return leaf
 
 

@@ -71,6 +71,14 @@ class NnxNet(nnx.Module):
     return self.readout(nnx.tanh(self.hidden(x)))
 
 
+class Words(nn.Module):
+  """Token ids in."""
+
+  @nn.compact
+  def __call__(self, tokens):
+    return nn.Dense(3)(nn.tanh(nn.Dense(5)(nn.Embed(7, 4)(tokens))))
+
+
 X = np.random.RandomState(0).randn(4, 6).astype(np.float32)
 
 
@@ -210,6 +218,13 @@ def test_inside_a_jitted_step(parse):
   assert 'erf_inv' not in text  # Normals are made of it.
   step(step(params, X, jax.random.key(0)), X, jax.random.key(1))
   assert step._cache_size() == 1
+
+
+def test_numpy_token_ids(parse):
+  """int64, which JAX takes for int32."""
+  parse('--rule=dfa')
+  tokens = np.arange(8).reshape(2, 4) % 7
+  assert bioprop.from_flags(Words(), tokens) is bioprop.from_flags(Words(), jnp.asarray(tokens))
 
 
 def test_models_that_cannot_be_hashed(parse):

@@ -46,7 +46,7 @@ def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
     path: file to write; the ending gives the format.
     lines: losses to draw across, by name.
   """
-  figure = Figure(figsize=(6, 4), layout='constrained')
+  figure = Figure(figsize=(8, 4), layout='constrained')
   axes = figure.subplots()
   for workdir in workdirs:
     records = [record for record in metrics.read(workdir) if 'epoch' in record]
@@ -58,5 +58,7 @@ def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
   for (name, value), style in zip(lines.items(), (':', '--', '-.') * len(lines)):
     axes.axhline(value, color='gray', linestyle=style, label=f'{name} {value:.4g}')
   axes.set(xlabel='epoch', ylabel='loss')
-  axes.legend()
+  axes.relim()  # A line across is no data yet to the limits: it would lie on the frame.
+  axes.autoscale_view()
+  figure.legend(loc='outside right upper')
   figure.savefig(path)

@@ -126,7 +126,8 @@ def op_function(layer: nnx.Module, kind: Kind, op_name: str) -> Callable[[Params
   """The op of a layer as it is called without options."""
   if kind.layer is nnx.LoRA:
     return lambda params, x: x @ params[op_name].astype(x.dtype)
-  return lambda params, x: kind.layer.__call__(_holding(layer, params), x)
+  bare = _holding(layer, {})
+  return lambda params, x: kind.layer.__call__(_holding(bare, params), x)
 
 
 def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
@@ -137,8 +138,10 @@ def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
     (_, _), (input_name, x), *rest = signature.bind(self, *args, **kwargs).arguments.items()
     options = dict(rest)
 
+    bare = _holding(self, {})
+
     def function(params: Params, x: Array) -> Array:
-      return method(_holding(self, params), **{input_name: x}, **options)
+      return method(_holding(bare, params), **{input_name: x}, **options)
 
     return _run(self, '', function, kind.weights, params_of(self, kind), jnp.asarray(x))
 
@@ -235,9 +238,13 @@ def _leave(layer, plan: Plan, port: Array) -> None:
 
 
 def _holding(layer: nnx.Module, params: Params) -> nnx.Module:
-  """The layer with other values in its parameters; it shares everything else."""
+  """The layer with values in place of its parameters, and with no other state.
+
+  JAX keeps an op's function beside the programs that contain it: state there would be kept too.
+  """
   copy = object.__new__(type(layer))
-  vars(copy).update(vars(layer))
+  vars(copy).update({name: value for name, value in vars(layer).items()
+                     if not isinstance(value, (nnx.Variable, nnx.RngStream))})
   vars(copy).update({name: nnx.Variable(value) for name, value in params.items()})
   return copy
 

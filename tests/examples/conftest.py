@@ -206,6 +206,12 @@ class Case:
     return self.gradient(apply, {'model': params, 'probe': probe})['probe']
 
 
+def placed(state):
+  """A state where jax.pmap leaves it; from elsewhere it traces any function twice."""
+  mesh = jax.sharding.Mesh(jax.devices()[:1], 'batch')
+  return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def two_steps(step, state, compiled=jax.jit):
   """The gradient of the first of two steps, and how often JAX traced them."""
   step = counted(step)
@@ -220,4 +226,4 @@ def tools():
   """What the tests of this folder share."""
   return types.SimpleNamespace(
       Case=Case, recorder=RECORDER, recording=recording, counted=counted, close=close,
-      finite=finite, as_feedback=as_feedback, filled=filled, two_steps=two_steps)
+      finite=finite, as_feedback=as_feedback, filled=filled, placed=placed, two_steps=two_steps)

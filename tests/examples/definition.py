@@ -9,6 +9,7 @@ at an op's input, or at its output for hebb, by a function whose backward pass i
 """
 import contextlib
 import contextvars
+import inspect
 import math
 
 import flax.linen as nn
@@ -45,7 +46,7 @@ def applying(model, rule, feedback=None, error=None, readouts=(), phi=None):
 
   def intercept(next_fun, args, kwargs, context):
     module, method = context.module, context.method_name
-    if isinstance(module, nn.OptimizedLSTMCell) and method == '__call__':
+    if context.orig_method.func is inspect.unwrap(nn.OptimizedLSTMCell.__call__):
       return nn.LSTMCell.__call__(module, *args, **kwargs)  # The same, made of Dense layers.
     layer = isinstance(module, LAYERS) and method == '__call__'
     attend = isinstance(module, nn.Embed) and method == 'attend'
@@ -54,8 +55,10 @@ def applying(model, rule, feedback=None, error=None, readouts=(), phi=None):
     x, path = args[0], '/'.join(module.path)
     if rule == 'dfa':
       own = _at(feedback, path)['error']
-      signal = (error.reshape(-1, own.shape[0]) @ own).reshape(x.shape)
-      return next_fun(receiving(x, signal), *args[1:], **kwargs)
+      signal = error.reshape(-1, own.shape[0]) @ own
+      if signal.size < x.size:  # spatial='shared': all positions of a sample get the same.
+        signal = jnp.repeat(signal, x.size // signal.size, 0)
+      return next_fun(receiving(x, signal.reshape(x.shape)), *args[1:], **kwargs)
     if rule == 'hebb':
       # Zeros are sent down, not nothing: a cotangent must arrive for `receiving` to replace it.
       y = next_fun(receiving(x, jnp.zeros_like(x)), *args[1:], **kwargs)

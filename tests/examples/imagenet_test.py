@@ -48,7 +48,7 @@ def make(program, tools):
     def plugged(rule):
       flags.FLAGS.rule = rule
       _, state, compiled = start(patched, network)
-      gradient, traces = tools.two_steps(patched.train_step, state, compiled)
+      gradient, traces = tools.two_steps(patched.train_step, tools.placed(state), compiled)
       return state.apply_fn.__self__, gradient, state.params, traces
 
     return tools.Case(model, (BATCH['image'][0],), (4, CLASSES), gradient, plugged,

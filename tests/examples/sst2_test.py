@@ -30,7 +30,10 @@ def case(program, tools):
     return jax.jit(step_of(plain))(tools.recording(state)).opt_state
 
   def plugged(rule):
+    flags.FLAGS.rule_options = ''
     flags.FLAGS.rule = rule
+    if rule == 'dfa':  # Their batches have several lengths.
+      flags.FLAGS.rule_options = 'spatial=shared'
     state = tools.recording(start(patched))
     gradient, traces = tools.two_steps(step_of(patched), state)
     return state.apply_fn.__self__, gradient, state.params, traces

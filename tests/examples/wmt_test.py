@@ -53,7 +53,7 @@ def case(program, tools):
     model = patched.bioprop.from_flags(patched.models.Transformer(config), *SAMPLE)
     params = tools.filled(jax.eval_shape(lambda: model.init(key, *SAMPLE))['params'])
     gradient, traces = tools.two_steps(
-        patched.train_step, state(patched, params), compiled(patched, config))
+        patched.train_step, tools.placed(state(patched, params)), compiled(patched, config))
     return model, gradient, params, traces
 
   model = plain.models.Transformer(config_of(plain.models))

@@ -297,9 +297,10 @@ def check(linen, twin, x, rules, convert=same):
     return found
 
   found = jax.jit(gradients)({rule: row[-1] for rule, row in both.items()}, x)
+  found = jax.tree.map(np.asarray, found)
   for rule, ((want, want_x), (got, got_x)) in found.items():
     assert set(got) == set(want), rule
-    scale = max(float(jnp.abs(leaf).max()) for leaf in want.values())
+    scale = max(np.abs(leaf).max() for leaf in want.values())
     close = dict(rtol=1e-12, atol=1e-12 * scale, err_msg=rule)
     for path, leaf in want.items():
       np.testing.assert_allclose(got[path], leaf, **{**close, 'err_msg': f'{rule} {path}'})

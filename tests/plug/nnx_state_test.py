@@ -1,0 +1,422 @@
+"""NNX: what install leaves in a model, what uninstall takes out, and what nobody may touch."""
+import contextlib
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+
+import bioprop
+
+pytestmark = pytest.mark.usefixtures('quick')
+X = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
+
+
+class Net(nnx.Module):
+  """Two layers, a norm, dropout."""
+
+  def __init__(self, rngs, width=6, **kwargs):
+    self.hidden = nnx.Linear(6, width, rngs=rngs, **kwargs)
+    self.norm = nnx.BatchNorm(width, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    self.readout = nnx.Linear(width, 3, rngs=rngs, **kwargs)
+
+  def __call__(self, x):
+    return self.readout(self.dropout(jnp.tanh(self.norm(self.hidden(x)))))
+
+
+class Small(nnx.Module):
+  """Two layers."""
+
+  def __init__(self, rngs, **kwargs):
+    self.hidden = nnx.Linear(6, 5, rngs=rngs, **kwargs)
+    self.readout = nnx.Linear(5, 3, rngs=rngs, **kwargs)
+
+  def __call__(self, x):
+    return self.readout(jnp.tanh(self.hidden(x)))
+
+
+def loss(model, x=X):
+  """Its error is no multiple of the output."""
+  return jnp.mean(jnp.sin(model(x)))
+
+
+gradient = nnx.jit(nnx.grad(loss))
+
+
+def install(model, rule, seed=1, **kwargs):
+  """With a sample, which every rule takes."""
+  return bioprop.install(model, rule, nnx.Rngs(seed), X, **kwargs)
+
+
+def arrays(state):
+  """Values by path, as numpy; keys as their data."""
+  data = lambda a: jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+  return {path: np.asarray(data(leaf[...])) for path, leaf in nnx.to_flat_state(state)}
+
+
+def assert_same(one, two):
+  """The same paths and the same bits."""
+  assert list(one) == list(two)
+  for path in one:
+    np.testing.assert_array_equal(one[path], two[path], err_msg=str(path))
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_uninstall_leaves_no_trace(rule):
+  """Classes, attributes in their order, graphdef, state, and what is computed."""
+  model, plain = Net(nnx.Rngs(0)), Net(nnx.Rngs(0))
+  assert install(model, rule) is model
+  assert isinstance(model, Net) and isinstance(model.hidden, nnx.Linear)
+  assert (nnx.graphdef(model) == nnx.graphdef(plain)) == (rule == 'bp')
+  assert bioprop.uninstall(model) is model
+  assert type(model) is Net and type(model.hidden) is nnx.Linear
+  for one, two in ((model, plain), (model.hidden, plain.hidden)):
+    assert list(vars(one)) == list(vars(two))
+  assert nnx.graphdef(model) == nnx.graphdef(plain)
+  assert hash(nnx.graphdef(model)) == hash(nnx.graphdef(plain))
+  assert_same(arrays(nnx.state(model)), arrays(nnx.state(plain)))
+  bioprop.uninstall(model)  # Once more changes nothing.
+  assert nnx.graphdef(model) == nnx.graphdef(plain)
+
+
+def test_plain_gradients_after_uninstall():
+  """From the plain model's own compiled program."""
+  model, plain = Net(nnx.Rngs(0)), Net(nnx.Rngs(0))
+  want = arrays(gradient(plain))
+  traces = gradient._jitted_fn._cache_size() if hasattr(gradient, '_jitted_fn') else None
+  got = arrays(gradient(bioprop.uninstall(install(model, 'dfa'))))
+  assert_same(got, want)
+  if traces is not None:
+    assert gradient._jitted_fn._cache_size() == traces
+
+
+@pytest.mark.parametrize('first', ['dfa', 'kp', 'brsf', 'hebb'])
+def test_another_rule_replaces_the_first(first):
+  """Nothing of it stays, and no cached trace of it is served."""
+  model, once = install(Small(nnx.Rngs(0)), first), install(Small(nnx.Rngs(0)), 'fa')
+  before = arrays(gradient(model))
+  install(model, 'fa')
+  assert nnx.graphdef(model) == nnx.graphdef(once)
+  assert_same(arrays(nnx.state(model)), arrays(nnx.state(once)))
+  after = arrays(gradient(model))
+  assert_same(after, arrays(gradient(once)))
+  path = 'hidden', 'kernel'
+  assert np.abs(before[path] - after[path]).max() > 1e-4
+
+
+def test_a_failed_install_leaves_the_plain_model():
+  """Not half a rule."""
+  model = install(Small(nnx.Rngs(0)), 'usf')
+  with pytest.raises(bioprop.plug.nnx.FeedbackMissingError):
+    bioprop.install(model, {'hidden': 'usf', 'readout': 'fa'})
+  assert nnx.graphdef(model) == nnx.graphdef(Small(nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'frsf', 'usf', 'brsf', 'hebb'])
+def test_parameters_are_the_plain_models(rule):
+  """Paths, types, values and metadata; what else there is has types of its own."""
+  model, plain = install(Net(nnx.Rngs(0)), rule), Net(nnx.Rngs(0))
+  assert_same(arrays(nnx.state(model, nnx.Param)), arrays(nnx.state(plain, nnx.Param)))
+  extra = set(dict(nnx.to_flat_state(nnx.state(model)))) - set(
+      dict(nnx.to_flat_state(nnx.state(plain))))
+  kinds = {type(dict(nnx.to_flat_state(nnx.state(model)))[path]) for path in extra}
+  assert all(issubclass(kind, (bioprop.Feedback, nnx.RngState)) for kind in kinds)
+  assert not any(issubclass(kind, nnx.Param) for kind in kinds)
+
+
+def test_checkpoints_go_both_ways(tmp_path):
+  """Orbax, the parameters of one model into the other."""
+  plain, plugged = Small(nnx.Rngs(3)), install(Small(nnx.Rngs(0)), 'fa')
+  with contextlib.redirect_stderr(io.StringIO()), ocp.StandardCheckpointer() as checkpointer:
+    for name, (source, target) in {'in': (plain, plugged), 'out': (plugged, Small(nnx.Rngs(4)))
+                                   }.items():
+      checkpointer.save(tmp_path / name, nnx.to_pure_dict(nnx.state(source, nnx.Param)))
+      checkpointer.wait_until_finished()
+      like = nnx.state(target, nnx.Param)
+      nnx.replace_by_pure_dict(like, checkpointer.restore(
+          tmp_path / name, nnx.to_pure_dict(like)))
+      nnx.update(target, like)
+      np.testing.assert_array_equal(target(X), source(X))
+
+
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'frsf'])
+def test_optimisers_never_touch_frozen_feedback(rule):
+  """Three steps of decay 0.5: W moves, B is bitwise what it was; made before or after install."""
+  for early in (False, True):
+    model = Small(nnx.Rngs(0))
+    make = lambda model=model: nnx.Optimizer(
+        model, optax.adamw(0.1, weight_decay=0.5), wrt=nnx.Param)
+    optimizer = make() if early else None
+    install(model, rule)
+    optimizer = optimizer or make()
+    before, weights = (arrays(nnx.state(model, kind)) for kind in (bioprop.Feedback, nnx.Param))
+
+    @nnx.jit
+    def step(model, optimizer):
+      optimizer.update(model, nnx.grad(loss)(model))
+
+    with jax.numpy_dtype_promotion('standard'):  # optax's bias correction needs it.
+      for _ in range(3):
+        step(model, optimizer)
+    assert_same(arrays(nnx.state(model, bioprop.Feedback)), before)
+    path = 'hidden', 'kernel'
+    assert np.abs(arrays(nnx.state(model, nnx.Param))[path] - weights[path]).max() > 1e-2
+
+
+def test_kolen_pollack_decay(x64):
+  """W - B shrinks by exactly (1 - eta lambda) at every step, whatever the data."""
+  eta, decay = 0.2, 0.5
+  model = install(Small(nnx.Rngs(0), param_dtype=jnp.float64), 'kp')
+  optimizer = nnx.Optimizer(
+      model, optax.chain(optax.add_decayed_weights(decay), optax.sgd(eta)), wrt=nnx.Param)
+  apart = lambda: {name: np.asarray(layer.kernel[...] - layer.feedback_kernel[...])
+                   for name, layer in (('hidden', model.hidden), ('readout', model.readout))}
+  start, weights = apart(), np.asarray(model.hidden.kernel[...])
+
+  @nnx.jit
+  def step(model, optimizer, x):
+    optimizer.update(model, nnx.grad(loss)(model, x))
+
+  for i in range(1, 4):
+    with jax.numpy_dtype_promotion('standard'):  # eta and lambda are weakly typed float32.
+      step(model, optimizer, jnp.asarray(np.random.RandomState(i).randn(4, 6)))
+    for name, difference in apart().items():
+      np.testing.assert_allclose(difference, start[name] * (1 - eta * decay)**i, atol=1e-14)
+  shrunk = weights * (1 - eta * decay)**3
+  assert np.abs(np.asarray(model.hidden.kernel[...]) - shrunk).max() > 1e-3, 'only decay acted'
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_no_retrace(rule):
+  """Neither on step two nor for a second model that is equal."""
+  traces = []
+
+  @nnx.jit
+  def step(model):
+    traces.append(rule)
+    grads = nnx.grad(loss)(model)
+    nnx.update(model, jax.tree.map(lambda w, g: w - 0.1 * g, nnx.state(model, nnx.Param), grads))
+
+  for seed in (0, 1):
+    model = install(Net(nnx.Rngs(seed)), rule, seed=seed)
+    for _ in range(2):
+      step(model)
+  assert len(traces) == 1
+  step(install(model, 'bp' if rule == 'usf' else 'usf'))
+  assert len(traces) == 2
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_the_forward_pass_is_the_plain_one(rule):
+  """Outputs, dropout masks, running statistics and streams, step after step."""
+  model, plain = install(Net(nnx.Rngs(0)), rule), Net(nnx.Rngs(0))
+  run = nnx.jit(nnx.value_and_grad(loss))
+  for _ in range(2):
+    assert run(model)[0] == run(plain)[0]
+  keep = {path for path, _ in nnx.to_flat_state(nnx.state(plain))}
+  got, want = arrays(nnx.state(model)), arrays(nnx.state(plain))
+  assert keep <= set(got)
+  for path in keep:
+    np.testing.assert_array_equal(got[path], want[path], err_msg=str(path))
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_inference_with_a_model_that_jit_closes_over(rule):
+  """Serving code; the plain outputs, and nothing of the trace stays in the model."""
+  model, plain = install(Small(nnx.Rngs(0)), rule), Small(nnx.Rngs(0))
+  serve = jax.jit(lambda x: model(x))
+  np.testing.assert_array_equal(serve(X), jax.jit(lambda x: plain(x))(X))
+  assert not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(nnx.state(model)))
+  assert np.any(gradient(model)['hidden']['kernel'][...])
+
+
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'brsf'])
+def test_nothing_of_a_trace_stays_in_the_model(rule):
+  """Gradients, failures and evaluations: shapes of the state stay, no tracer leaks."""
+  model = install(Small(nnx.Rngs(0)), rule)
+  shapes = lambda: {path: leaf.shape for path, leaf in nnx.to_flat_state(nnx.state(model))}
+  before, definition = shapes(), nnx.graphdef(model)
+  with jax.checking_leaks():
+    nnx.jit(nnx.grad(loss))(model)
+    with pytest.raises(TypeError):
+      nnx.jit(loss)(model, X[:, :5])  # Fails in the first layer.
+    with pytest.raises(TypeError):
+      loss(model, X[:, :5])
+  assert shapes() == before and nnx.graphdef(model) == definition
+  assert not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(nnx.state(model)))
+
+
+@pytest.mark.parametrize('choice, feedback', [
+    ({'hidden': 'fa', '*': 'bp'}, {'hidden': 'kernel'}),
+    ({'hidden': 'dfa', '*': 'fa'}, {'hidden': 'error', 'readout': 'kernel'}),
+    ({'read*': bioprop.make('fa', rho=1.0), '*': 'usf'}, {'readout': 'kernel'})])
+def test_patterns(choice, feedback):
+  """Each layer has what its own rule needs; rho=1 is B = W(0)."""
+  model = install(Small(nnx.Rngs(0)), choice)
+  found = {path[0]: path[1] for path, variable in nnx.to_flat_state(nnx.state(model))
+           if type(variable) is bioprop.Feedback}
+  assert found == {layer: f'feedback_{name}' for layer, name in feedback.items()}
+  if 'read*' in choice:
+    np.testing.assert_array_equal(model.readout.feedback_kernel[...], model.readout.kernel[...])
+  if choice == {'hidden': 'fa', '*': 'bp'}:  # The readout sends by backprop: all but x is exact.
+    for got, want in zip(*(jax.tree.leaves(gradient(m)) for m in (model, Small(nnx.Rngs(0))))):
+      np.testing.assert_allclose(got, want, atol=1e-7)
+
+
+def test_draws():
+  """Feedback depends on the seed and the layer's path, and is not correlated with the weights."""
+  wide = lambda: nnx.Sequential(*(nnx.Linear(40, 40, rngs=nnx.Rngs(0)) for _ in range(2)))
+  drawn = lambda model, rngs: [np.asarray(layer.feedback_kernel[...]).ravel() for layer in
+                               bioprop.install(model, bioprop.make('fa', scale=1.0), rngs).layers]
+  one, two = drawn(wide(), nnx.Rngs(1))
+  np.testing.assert_array_equal(one, drawn(wide(), 1)[0])
+  np.testing.assert_array_equal(one, drawn(wide(), nnx.Rngs(feedback=1, params=7))[0])
+  np.testing.assert_array_equal(one, drawn(wide(), jax.random.key(1))[0])
+  weights = np.asarray(wide().layers[0].kernel[...]).ravel()
+  np.testing.assert_allclose(one.std(), weights.std(), rtol=0.1)
+  assert np.abs(np.corrcoef([one, two, weights, drawn(wide(), 2)[0]]) - np.eye(4)).max() < 0.15
+
+
+class Squared(nnx.Linear):
+  """Calls super's, with a keyword."""
+
+  def __call__(self, x):
+    return jnp.square(super().__call__(inputs=x))
+
+
+class Derived(Squared):
+  """Of a class of the user's; overrides nothing."""
+
+
+@pytest.mark.parametrize('cls', [Squared, Derived])
+def test_subclasses(cls):
+  """What the override does is differentiated as it is; its own name and type stay."""
+  make = lambda: nnx.Sequential(nnx.Linear(6, 5, rngs=nnx.Rngs(0)), cls(5, 3, rngs=nnx.Rngs(1)))
+  model = install(make(), 'fa')
+  assert isinstance(model.layers[1], cls) and type(model.layers[1]).__name__ == cls.__name__
+  first, last = model.layers
+  h = np.asarray(X @ first.kernel[...] + first.bias[...][None])
+  y = h @ np.asarray(last.kernel[...]) + np.asarray(last.bias[...])
+  e = np.cos(y**2) / 12 * 2 * y
+  got = gradient(model)['layers']
+  np.testing.assert_allclose(got[1]['kernel'][...], h.T @ e, atol=1e-5)
+  np.testing.assert_allclose(got[0]['kernel'][...], np.asarray(X).T @ (
+      e @ np.asarray(last.feedback_kernel[...]).T), atol=1e-5)
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_mixed_precision(rule):
+  """Activities of bfloat16, parameters and gradients of float32; in LoRA too."""
+
+  def make():
+    rngs = nnx.Rngs(0)
+    return nnx.Sequential(
+        nnx.Conv(6, 6, (3,), dtype=jnp.bfloat16, rngs=rngs), jnp.tanh,
+        nnx.LoRA(6, 2, 6, base_module=nnx.Linear(6, 6, dtype=jnp.bfloat16, rngs=rngs),
+                 b_initializer=nnx.initializers.normal(), dtype=jnp.bfloat16, rngs=rngs), jnp.tanh,
+        nnx.Linear(6, 3, dtype=jnp.bfloat16, rngs=rngs))
+
+  x = jnp.ones((2, 4, 6), jnp.bfloat16)
+  model = bioprop.install(make(), rule, nnx.Rngs(1), x)
+  run = nnx.jit(nnx.grad(lambda model: jnp.mean(jnp.sin(model(x).astype(jnp.float32)))))
+  grads = run(model)
+  for path, leaf in nnx.to_flat_state(grads):
+    assert leaf.dtype == jnp.float32 and np.any(leaf[...]), path
+  feedback = nnx.state(model, bioprop.Feedback)
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(feedback)
+             if leaf.shape[-1])  # The ports, which are empty, are like the output.
+  exact, head = run(make()), grads['layers'][4]['kernel'][...]
+  np.testing.assert_allclose(head, exact['layers'][4]['kernel'][...], rtol=0.05, atol=1e-3)
+
+
+class Language(nnx.Module):
+  """Tokens in, and no activities that could take feedback in the embedding."""
+
+  def __init__(self, rngs):
+    self.embed, self.readout = nnx.Embed(9, 6, rngs=rngs), nnx.Linear(6, 9, rngs=rngs)
+
+  def __call__(self, tokens):
+    return self.readout(jnp.tanh(self.embed(tokens)))
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_integer_inputs(rule):
+  """The embedding learns; it has no feedback where install saw that it only looks tokens up."""
+  tokens = jnp.arange(8).reshape(2, 4)
+  model = bioprop.install(Language(nnx.Rngs(0)), rule, nnx.Rngs(1), tokens)
+  assert not any(name in vars(model.embed) for name in ('feedback_embedding', 'feedback_error'))
+  grads = nnx.jit(nnx.grad(lambda model: jnp.mean(jnp.sin(model(tokens)))))(model)
+  assert np.any(grads['embed']['embedding'][...]) and not np.any(grads['embed']['embedding'][8])
+  if rule in ('fa', 'kp', 'frsf', 'usf'):  # Without a sample there is some, and all else is equal.
+    blind = bioprop.install(Language(nnx.Rngs(0)), rule, nnx.Rngs(1))
+    again = nnx.jit(nnx.grad(lambda model: jnp.mean(jnp.sin(model(tokens)))))(blind)
+    for layer, name in (('embed', 'embedding'), ('readout', 'kernel')):
+      np.testing.assert_array_equal(again[layer][name][...], grads[layer][name][...])
+
+
+class Heads(nnx.Module):
+  """Two outputs, or a dict of them."""
+
+  def __init__(self, rngs, names):
+    self.hidden, self.names = nnx.Linear(6, 5, rngs=rngs), names
+    self.a, self.b = nnx.Linear(5, 3, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)
+
+  def __call__(self, x, *, scale=1.0):
+    h = jnp.tanh(self.hidden(x)) * scale
+    a, b = self.a(h), self.b(h)
+    return {'a': a, 'deep': (b, jnp.arange(3))} if self.names else (a, b)
+
+
+@pytest.mark.parametrize('names, output, width', [
+    (False, 0, 3), (False, 1, 2), (True, 'a', 3), (True, ('deep', 0), 2)])
+def test_output_picks(names, output, width):
+  """Feedback is as wide as the output picked, and the hidden update reads that error only."""
+  model = bioprop.install(Heads(nnx.Rngs(0), names), 'dfa', nnx.Rngs(1), X, output=output,
+                          scale=2.0)
+  assert model.a.feedback_error.shape == (width, 5)
+
+  @nnx.jit
+  @nnx.grad
+  def grads(model, weights):
+    out = model(X, scale=2.0)
+    a, b = (out['a'], out['deep'][0]) if names else out
+    return weights[0] * jnp.sum(a) + weights[1] * jnp.sum(b)
+
+  picked = jnp.asarray((1.0, 0.0) if width == 3 else (0.0, 1.0))
+  assert np.any(grads(model, picked)['hidden']['kernel'][...])
+  assert not np.any(grads(model, picked[::-1])['hidden']['kernel'][...])
+
+
+@pytest.mark.parametrize('rule', ['fa', 'kp', 'frsf'])
+def test_feedback_is_placed_as_its_weight_is(rule):
+  """Annotation and placement; in a stack the transform moves the names of the axes."""
+  mesh = jax.make_mesh((1, 1), ('in', 'out'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+  with jax.set_mesh(mesh):
+    init = nnx.with_partitioning(nnx.initializers.lecun_normal(), ('in', 'out'))
+    model = bioprop.install(
+        nnx.Sequential(nnx.Linear(6, 4, kernel_init=init, rngs=nnx.Rngs(0)),
+                       nnx.Linear(4, 2, rngs=nnx.Rngs(0))), rule, nnx.Rngs(1))
+  kernel, feedback = model.layers[0].kernel, model.layers[0].feedback_kernel
+  assert feedback[...].sharding == kernel[...].sharding
+  assert feedback.get_metadata('out_sharding') == kernel.get_metadata('out_sharding')
+  assert nnx.get_partition_spec(nnx.state(model))['layers'][0]['feedback_kernel'] == (
+      nnx.get_partition_spec(nnx.state(model))['layers'][0]['kernel'])
+  assert not model.layers[1].feedback_kernel.has_metadata('out_sharding')
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_captured_intermediates_are_the_plain_models(rule):
+  """nnx.capture instruments classes; ours show what the plain ones show, and stay as they were."""
+  model, plain = install(Small(nnx.Rngs(0)), rule), Small(nnx.Rngs(0))
+  shown = lambda model: {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.capture(
+      model, nnx.Intermediate, method_outputs=nnx.Intermediate)(X)[1])}
+  got, want = shown(model), shown(plain)
+  assert list(got) == list(want)
+  for path in want:
+    np.testing.assert_array_equal(got[path][0], want[path][0])
+  assert np.any(gradient(model)['hidden']['kernel'][...])
