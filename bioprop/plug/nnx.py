@@ -91,9 +91,9 @@ def install(
         f'ConvTranspose, Einsum, Embed, LoRA, and what is made of them (attention, recurrent '
         f'cells). Weights kept in nnx.Param by themselves belong in one of these layers.')
   names = ['/'.join(map(str, path)) for path, _, _ in layers]
-  choice.check_used(names)
   todo = [(name, layer, kind, choice.rule_for(name))
           for name, (_, layer, kind) in zip(names, layers)]
+  choice.check_used(names)
   todo = [row for row in todo if not row[3].exact]
   _refuse_learning_below_norms(model, layers, todo)
   draw = _Draws(rngs)

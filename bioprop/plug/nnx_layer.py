@@ -74,7 +74,7 @@ watching: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar('watch
 # Plans of the layers whose ops ran, for each call of an override that is under way.
 _overrides: contextvars.ContextVar[tuple[set[Plan], ...]] = contextvars.ContextVar(
     'overrides', default=())
-_reached: set[tuple[str, nnx.GraphDef]] = set()  # Overrides and layers that reached their ops.
+_reached: set[tuple[str, nnx.GraphDef, str]] = set()  # Calls of overrides that reached their ops.
 
 
 def ops_of(kind: Kind) -> dict[str, tuple[str, ...]]:
@@ -201,7 +201,12 @@ def _watch(watcher, plan, op_name, op, params, x) -> Array:
   if known is None or not jnp.issubdtype(known.dtype, jnp.inexact):
     watcher.inputs[at] = jax.ShapeDtypeStruct(x.shape, x.dtype)
   y = op(params, x)
-  return activity.mark(y, ':'.join(at)) if watcher.marking else y
+  return activity.mark(y, label(at)) if watcher.marking else y
+
+
+def label(at: tuple[str, str]) -> str:
+  """The name of an op: its layer's path, and its own name where the layer has several."""
+  return '/'.join(filter(None, at))
 
 
 def _feedback(layer, plan: Plan, op_name: str, params: Params, x: Array) -> dict[str, Array] | None:
@@ -260,7 +265,8 @@ def _checked(method, kind: Kind):
       out = method(self, *args, **kwargs)
     finally:
       _overrides.reset(token)
-    at = method.__name__, nnx.graphdef(self, graph=True)
+    flags = [leaf for leaf in jax.tree.leaves((args, kwargs)) if not hasattr(leaf, 'shape')]
+    at = method.__name__, nnx.graphdef(self, graph=True), repr(flags)
     if plan in ran:
       _reached.add(at)
     elif at not in _reached:  # It has if an nnx.jit inside serves a trace of an earlier call.

@@ -23,6 +23,7 @@ from bioprop.plug.nnx_layer import (
   Plan,
   Port,
   Watcher,
+  label,
   plugged_class,
   subclass,
   watching,
@@ -116,7 +117,7 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
   error = None if leaf is None else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   phi = activity.activations(closed) if watcher.marking else {}
   return Seen(True, watcher.inputs, error,
-              {tuple(name.rsplit(':', 1)): found for name, found in phi.items()})
+              {at: phi[label(at)] for at in watcher.inputs if label(at) in phi})
 
 
 @functools.cache

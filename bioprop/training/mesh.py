@@ -10,7 +10,7 @@ device, but for the order of sums. Random streams are the same, since JAX draws 
 
 The batch is divided among all devices of both axes. An array of the state is divided over 'fsdp'
 along the largest of its dimensions that divides, and is whole on each device where none does. Its
-shape alone decides. So frozen feedback lies as its kernel does, and so do Kolen and Pollack's
+shape alone decides; while a step needs it, it is whole everywhere. So frozen feedback lies as its kernel does, and so do Kolen and Pollack's
 learned feedback and the optimiser's moments: what is used together is never moved to meet. The
 training examples are whole on each device, which then picks its part of a batch by itself.
 """

@@ -94,8 +94,9 @@ def apply_train(
   mutable = [name for name in model_state if name != 'feedback']
   if capture:
     mutable.append('intermediates')
+  variables = task.placement.everywhere({'params': params, **model_state})
   return task.model.apply(
-      {'params': params, **model_state}, task.normalise(images), train=True, mutable=mutable,
+      variables, task.normalise(images), train=True, mutable=mutable,
       rngs={'dropout': dropout_key, 'feedback': feedback_key}, capture_intermediates=capture)
 
 
@@ -153,9 +154,9 @@ def train_steps(
 def predict(task: Task, state: State, images: Array) -> Array:
   """The model's logits for uint8 images [n, h, w, c], or characters [n, T], in evaluation mode."""
   # A rule that draws its feedback asks for the stream although only the backward pass uses it.
+  variables = task.placement.everywhere({'params': state.params, **state.model_state})
   return task.model.apply(
-      {'params': state.params, **state.model_state}, task.normalise(images), train=False,
-      rngs={'feedback': task.key('step')})
+      variables, task.normalise(images), train=False, rngs={'feedback': task.key('step')})
 
 
 def evaluate(task: Task, state: State, data: Examples) -> Metrics:

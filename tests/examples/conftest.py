@@ -226,4 +226,5 @@ def tools():
   """What the tests of this folder share."""
   return types.SimpleNamespace(
       Case=Case, recorder=RECORDER, recording=recording, counted=counted, close=close,
-      finite=finite, as_feedback=as_feedback, filled=filled, placed=placed, two_steps=two_steps)
+      finite=finite, as_feedback=as_feedback, filled=filled, placed=placed, two_steps=two_steps,
+      definition=definition)

@@ -48,6 +48,10 @@ def applying(model, rule, feedback=None, error=None, readouts=(), phi=None):
     module, method = context.module, context.method_name
     if context.orig_method.func is inspect.unwrap(nn.OptimizedLSTMCell.__call__):
       return nn.LSTMCell.__call__(module, *args, **kwargs)  # The same, made of Dense layers.
+    if rule == 'kp' and isinstance(module, nn.Embed) and method == '__call__':
+      b = nn.meta.unbox(module.variables['params']).get('feedback_embedding')
+      if b is not None:  # Tied to the readout: B gets all of W's update, that of the lookup too.
+        return next_fun(*args, **kwargs) + (b[args[0]] - stop(b[args[0]]))
     layer = isinstance(module, LAYERS) and method == '__call__'
     attend = isinstance(module, nn.Embed) and method == 'attend'
     if _inside.get() or not (layer or attend):

@@ -171,7 +171,7 @@ def test_optimisers_never_touch_frozen_feedback(rule):
 def test_kolen_pollack_decay(x64):
   """W - B shrinks by exactly (1 - eta lambda) at every step, whatever the data."""
   eta, decay = 0.2, 0.5
-  model = install(Small(nnx.Rngs(0), param_dtype=jnp.float64), 'kp')
+  model = bioprop.install(Small(nnx.Rngs(0), param_dtype=jnp.float64), 'kp', nnx.Rngs(1))
   optimizer = nnx.Optimizer(
       model, optax.chain(optax.add_decayed_weights(decay), optax.sgd(eta)), wrt=nnx.Param)
   apart = lambda: {name: np.asarray(layer.kernel[...] - layer.feedback_kernel[...])

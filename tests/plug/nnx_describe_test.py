@@ -1,0 +1,123 @@
+"""describe on NNX models: one row a parameter, and nothing left on backprop in silence."""
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import bioprop
+from bioprop import errors
+
+
+class Everything(nnx.Module):
+  """Embedding, norm, attention, LoRA, a custom matrix, a tied readout."""
+
+  def __init__(self, rngs):
+    self.embed = nnx.Embed(9, 6, rngs=rngs)
+    self.norm = nnx.BatchNorm(6, rngs=rngs)
+    self.attention = nnx.MultiHeadAttention(2, 6, decode=False, rngs=rngs)
+    self.mine = nnx.Param(jnp.ones((6, 6)))
+    self.gain = nnx.Param(jnp.ones((6,)))
+    self.lora = nnx.LoRA(6, 2, 6, base_module=nnx.Linear(6, 6, rngs=rngs), rngs=rngs)
+    self.tail = nnx.List([nnx.Linear(6, 3, rngs=rngs), nnx.Param(jnp.ones((3,)))])
+
+  def __call__(self, tokens, train):
+    x = self.norm(self.embed(tokens), use_running_average=not train)
+    x = self.attention(x) @ self.mine[...]
+    x = jax.nn.relu(self.lora(x)) * self.gain[...][None, None]
+    return self.tail[0](x) + self.tail[1][...][None, None]
+
+
+TOKENS = jax.ShapeDtypeStruct((2, 4), jnp.int32)
+
+
+@pytest.fixture(scope='module')
+def model():
+  """The plain one; no test may change it."""
+  return nnx.eval_shape(lambda: Everything(nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize('rule', bioprop.RULES)
+def test_one_row_for_each_parameter(model, rule):
+  """Paths and shapes are those of the plugged model; it stays as it is; flags may be positional."""
+  definition, types = nnx.graphdef(model), [type(m) for _, m in nnx.iter_modules(model)]
+  report = bioprop.describe(model, rule, TOKENS, True)
+  assert nnx.graphdef(model) == definition
+  assert [type(m) for _, m in nnx.iter_modules(model)] == types
+  plugged = nnx.eval_shape(lambda: bioprop.install(
+      Everything(nnx.Rngs(0)), rule, nnx.Rngs(1), TOKENS, train=True))
+  leaves = {'/'.join(map(str, path)): leaf.shape
+            for path, leaf in nnx.to_flat_state(nnx.state(plugged, nnx.Param))}
+  assert {row.path: row.shape for row in report} == leaves and len(report) == len(leaves)
+  rows = {row.path: row for row in report}
+  assert rows['mine'].rule == 'BACKPROP' and rows['mine'].layer == 'Everything'
+  assert rows['gain'].rule == rows['norm/scale'].rule == rows['tail/1'].rule == 'local'
+  for name in ('embed/embedding', 'attention/query/kernel', 'attention/out/bias', 'lora/lora_b',
+               'lora/base_module/kernel', 'tail/0/bias'):
+    assert rows[name].rule == rule, name
+  assert [row.path for row in report.left_out] == ['mine']
+  assert 'WARNING: 1 weight(s) stay on backprop: mine' in str(report)
+  assert bioprop.describe(plugged, None).rows == report.rows or rule == 'bp'
+
+
+@pytest.mark.parametrize('rule, readout, lora', [
+    ('bp', None, None), ('fa', (6, 3), (2, 6)), ('dfa', (3, 6), (3, 2)), ('usf', None, None),
+    ('frsf', (6, 3), (2, 6)), ('kp', (6, 3), (2, 6))])
+def test_feedback_shapes(model, rule, readout, lora):
+  """Of the readout and of LoRA's second product, with errors per position."""
+  rows = {row.path: row for row in bioprop.describe(model, rule, TOKENS, train=False)}
+  assert rows['tail/0/kernel'].feedback == readout
+  assert rows['lora/lora_b'].feedback == lora
+  assert rows['tail/0/bias'].feedback is None
+  assert rows['embed/embedding'].feedback is None  # Tokens take no cotangent.
+  if rule == 'kp':
+    assert rows['tail/0/feedback_kernel'].note == 'learned feedback'
+    assert rows['lora/feedback_lora_b'].note == 'learned feedback'
+
+
+def test_choices_and_plugged_models(model):
+  """Each layer by its own rule; a plugged model is described by what it has."""
+  choice = {'attention': 'fa', 'lora_*': 'usf', 'lora': 'usf', '*': 'bp'}
+  with pytest.raises(errors.PatternError, match="'lora_\\*' decides for no layer"):
+    bioprop.describe(model, choice, TOKENS, True)
+  del choice['lora_*']
+  rules = {row.path: row.rule for row in bioprop.describe(model, choice, TOKENS, True)}
+  assert rules['attention/query/kernel'] == 'fa' and rules['tail/0/kernel'] == 'bp'
+  assert rules['lora/lora_a'] == rules['lora/base_module/kernel'] == 'usf'
+  plain = {row.path: row.rule for row in bioprop.describe(model, 'bp')}
+  unplugged = {row.path: row.rule for row in bioprop.describe(model, None)}
+  assert set(plain.values()) == {'bp', 'local', 'BACKPROP'}
+  assert unplugged['tail/0/kernel'] == unplugged['lora/lora_a'] == 'BACKPROP'
+
+
+def test_the_activity_of_hebbian_layers(model):
+  """The note names the nonlinearity that was found."""
+  notes = {row.path: row.note for row in bioprop.describe(model, 'hebb', TOKENS, True)}
+  assert notes['tail/0/kernel'] == 'identity' and notes['tail/0/bias'] == ''
+  small = nnx.eval_shape(lambda: nnx.Sequential(
+      nnx.Linear(6, 5, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(5, 3, rngs=nnx.Rngs(0))))
+  rows = bioprop.describe(small, 'hebb', jax.ShapeDtypeStruct((4, 6), jnp.float32))
+  assert [row.note for row in rows] == ['', 'tanh', '', 'identity']
+
+
+def test_printed():
+  """As in the README, with NNX's names; shared layers have one row."""
+
+  def make():
+    layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+    return nnx.Sequential(layer, jnp.tanh, layer, nnx.Linear(6, 3, rngs=nnx.Rngs(0)))
+
+  shown = str(bioprop.describe(nnx.eval_shape(make), 'fa'))
+  assert shown.splitlines() == [
+      'parameter        shape  layer   rule  feedback',
+      'layers/0/bias    6      Linear  fa    -',
+      'layers/0/kernel  6x6    Linear  fa    6x6',
+      'layers/3/bias    3      Linear  fa    -',
+      'layers/3/kernel  6x3    Linear  fa    6x3']
+
+
+def test_mistakes(model):
+  """As install says."""
+  with pytest.raises(errors.FeedbackMissingError, match=r'bioprop\.install\(model, .*, x\)'):
+    bioprop.describe(model, 'dfa')
+  with pytest.raises(errors.NothingMatchedError, match='Empty holds no layer'):
+    bioprop.describe(type('Empty', (nnx.Module,), {})(), 'fa')
