@@ -173,6 +173,7 @@ def _feedback(layer, kind, plan, op, weights, x, stack, draw, seen) -> dict[str,
   return make(draw.keys(plan, stack, op), params)
 
 
+@jax.jit  # One program for each shape, and not one for each operation on it.
 def _fresh(key: Key, w: Array) -> Array:
   """An independent draw as large as w: NNX layers do not keep their initialisers."""
   fan_in = max(1, w.size // w.shape[-1])

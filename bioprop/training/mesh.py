@@ -6,13 +6,14 @@ device, but for the order of sums. Random streams are the same, since JAX draws 
 (`jax_threefry_partitionable`).
 
     data    each device has all the parameters and a part of the batch
-    fsdp    each device has a part of the parameters too, and of all that is shaped like them
+    fsdp    each device has a part of the parameters too, and of all else in the state
 
 The batch is divided among all devices of both axes. An array of the state is divided over 'fsdp'
 along the largest of its dimensions that divides, and is whole on each device where none does. Its
-shape alone decides; while a step needs it, it is whole everywhere. So frozen feedback lies as its kernel does, and so do Kolen and Pollack's
-learned feedback and the optimiser's moments: what is used together is never moved to meet. The
-training examples are whole on each device, which then picks its part of a batch by itself.
+shape alone decides. So frozen feedback lies as its kernel does, and so do Kolen and Pollack's
+learned feedback and the optimiser's moments. A step gathers parameters and feedback where it needs
+them, and keeps its parts of what it changed. The training examples are whole on each device, which
+then picks its part of a batch by itself.
 """
 import dataclasses
 import math
@@ -62,7 +63,7 @@ class Placement:
     return jax.lax.optimization_barrier(tree)
 
   def everywhere(self, tree: PyTree) -> PyTree:
-    """Inside jit: arrays that are whole on each device, so that every process can read them."""
+    """Inside jit: arrays whole on each device, to compute with or for every process to read."""
     return self._constrain(tree, lambda leaf: NamedSharding(self.mesh, P()))
 
   def sharding(self, shape: Sequence[int]) -> NamedSharding:

@@ -94,6 +94,7 @@ def apply_train(
   mutable = [name for name in model_state if name != 'feedback']
   if capture:
     mutable.append('intermediates')
+  # Said here, or XLA may divide a layer's outputs as its weights are, and no longer as the batch.
   variables = task.placement.everywhere({'params': params, **model_state})
   return task.model.apply(
       variables, task.normalise(images), train=True, mutable=mutable,

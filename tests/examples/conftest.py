@@ -101,8 +101,11 @@ def finite(tree):
   return all(np.all(np.isfinite(leaf)) for leaf in leaves) and any(np.any(x) for x in leaves)
 
 
-def close(got, want, tolerance=1e-4):
-  """Two gradients, each leaf relative to its own largest entry."""
+def close(got, want, tolerance=3e-4):
+  """Two gradients in float32, each leaf relative to its own largest entry.
+
+  Biases below a norm have a gradient of zero, and rounding errors of those above them.
+  """
   got, want = jax.device_get((got, want))
   assert jax.tree.structure(got) == jax.tree.structure(want)
   largest = max(np.abs(w).max() for w in jax.tree.leaves(want))

@@ -73,7 +73,7 @@ def error(train):
   """(softmax(logits) - one_hot) / n, of the plain model."""
   model = train.CNN(rngs=nnx.Rngs(0))
   model.train()
-  logits = nnx.jit(model)(BATCH['image'], nnx.Rngs(0))
+  logits = nnx.jit(type(model).__call__)(model, BATCH['image'], nnx.Rngs(0))
   return (jax.nn.softmax(logits) - jax.nn.one_hot(BATCH['label'], 10)) / 3
 
 

@@ -234,7 +234,7 @@ def test_exact(x64, middle):
 
 @pytest.mark.parametrize('rule, middle', [
     *(('dfa', middle) for middle in ('jit', 'vmap', 'scan_axes', 'scan_remat', 'cond', 'lora')),
-    *(('brsf', middle) for middle in ('tied', 'remat', 'vmap', 'scan', 'scan_axes', 'rnn'))])
+    *(('brsf', middle) for middle in ('remat', 'scan', 'scan_axes', 'rnn'))])
 def test_ports_and_streams_reach_into_transforms(x64, rule, middle):
   """dfa's first layer depends on the error alone, not on the readout; brsf draws there."""
   definition, state = abstract(middle, rule)

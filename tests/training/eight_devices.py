@@ -29,11 +29,12 @@ BATCH, HIDDEN = 200, 24
 
 
 class Noisy(nn.Module):
-  """BatchNorm, whose statistics need the whole batch, and dropout, which draws for each example."""
+  """Convolution, BatchNorm over the whole batch, and dropout, which draws for each example."""
   classes: int = 10
 
   @nn.compact
   def __call__(self, x, train=False):
+    x = nn.relu(nn.Conv(4, (3, 3), strides=2)(x))
     x = nn.Dense(HIDDEN)(x.reshape((x.shape[0], -1)))
     x = nn.BatchNorm(use_running_average=not train)(x)
     x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))

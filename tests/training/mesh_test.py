@@ -27,6 +27,8 @@ def runs(tmp_path_factory):
   done = subprocess.run([sys.executable, str(PROGRAM), str(path)], env=os.environ | flags,
                         capture_output=True, text=True, timeout=1500, check=False)
   assert done.returncode == 0, done.stderr
+  # XLA's warning where arrays meet that are divided differently.
+  assert 'Involuntary full rematerialization' not in done.stderr
   return path, json.loads((path / 'notes.json').read_text())
 
 
