@@ -68,7 +68,7 @@ def test_bare_it_trains_and_again_trains_anew_beside_it(tmp_path):
     (['--config.dataset=digts'], ["'digits'"]),
     (['--config.batch_size=2000'], ['--config.batch_size=64']),
     (['--workdir=/proc/run'], ['/proc/run', '--workdir']),
-    ([f'--workdir={ROOT}/configs'], ['digits_mlp.py']),
+    ([f'--workdir={ROOT}/configs'], ['characters_transformer.py']),
     (['--config.model=lenet', '--config.model_options.hidden=3'], ['features, dense']),
 ])
 def test_a_mistake_is_one_paragraph_and_leaves_nothing(tmp_path, flags, words):

@@ -20,6 +20,7 @@ stop = jax.lax.stop_gradient
 _inside: contextvars.ContextVar[bool] = contextvars.ContextVar('inside', default=False)
 
 LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvTranspose, nn.Einsum)
+_FUSED = inspect.unwrap(nn.OptimizedLSTMCell.__call__)
 
 
 @jax.custom_vjp
@@ -45,37 +46,32 @@ def applying(model, rule, feedback=None, error=None, readouts=(), phi=None):
   """
 
   def intercept(next_fun, args, kwargs, context):
-    module, method = context.module, context.method_name
-    if context.orig_method.func is inspect.unwrap(nn.OptimizedLSTMCell.__call__):
+    module, name = context.module, _weight_of(context)
+    if context.orig_method.func is _FUSED:
       return nn.LSTMCell.__call__(module, *args, **kwargs)  # The same, made of Dense layers.
-    if rule == 'kp' and isinstance(module, nn.Embed) and method == '__call__':
-      b = nn.meta.unbox(module.variables['params']).get('feedback_embedding')
-      if b is not None:  # Tied to the readout: B gets all of W's update, that of the lookup too.
-        return next_fun(*args, **kwargs) + (b[args[0]] - stop(b[args[0]]))
-    layer = isinstance(module, LAYERS) and method == '__call__'
-    attend = isinstance(module, nn.Embed) and method == 'attend'
-    if _inside.get() or not (layer or attend):
+    if _inside.get() or name is None:
       return next_fun(*args, **kwargs)
-    x, path = args[0], '/'.join(module.path)
-    if rule == 'dfa':
-      own = _at(feedback, path)['error']
-      signal = error.reshape(-1, own.shape[0]) @ own
-      if signal.size < x.size:  # spatial='shared': all positions of a sample get the same.
-        signal = jnp.repeat(signal, x.size // signal.size, 0)
-      return next_fun(receiving(x, signal.reshape(x.shape)), *args[1:], **kwargs)
+    (x, *rest), path = args, '/'.join(module.path)
+    call = lambda x: next_fun(x, *rest, **kwargs)
+    tokens = not jnp.issubdtype(jnp.result_type(x), jnp.inexact)
     if rule == 'hebb':
       # Zeros are sent down, not nothing: a cotangent must arrive for `receiving` to replace it.
-      y = next_fun(receiving(x, jnp.zeros_like(x)), *args[1:], **kwargs)
+      y = call(x if tokens else receiving(x, jnp.zeros_like(x)))
       return y if path in readouts else receiving(y, _hebbian(y, error, (phi or {}).get(path)))
-    name = 'kernel' if layer else 'embedding'
-    b = _backward_weight(rule, name, module.variables['params'], feedback, path)
+    params = nn.meta.unbox(module.variables['params'])
+    if tokens:
+      b = params.get('feedback_embedding')  # Of kp, if the readout is tied: it learns here too.
+      return call(x) if b is None else call(x) + (b[x] - stop(b[x]))
+    if rule == 'dfa':
+      return call(receiving(x, _broadcast(error, _at(feedback, path)['error'], x)))
+    b = _backward_weight(rule, name, params, feedback, path)
 
     def sent(x):
       with _left_alone():
-        alone = module.clone(parent=None, **({'use_bias': False} if layer else {}))
-        return alone.apply({'params': {name: b}}, x, *args[1:], method=method, **kwargs)
+        alone = module.clone(parent=None, **({'use_bias': False} if name == 'kernel' else {}))
+        return alone.apply({'params': {name: b}}, x, *rest, method=context.method_name, **kwargs)
 
-    return next_fun(stop(x), *args[1:], **kwargs) + (sent(x) - stop(sent(x)))
+    return call(stop(x)) + (sent(x) - stop(sent(x)))
 
   def apply(variables, *args, **kwargs):
     with nn.intercept_methods(intercept):
@@ -84,8 +80,22 @@ def applying(model, rule, feedback=None, error=None, readouts=(), phi=None):
   return apply
 
 
+def _weight_of(context):
+  """The name of the weight by which a method multiplies; None if it does not."""
+  if isinstance(context.module, LAYERS) and context.method_name == '__call__':
+    return 'kernel'
+  if isinstance(context.module, nn.Embed) and context.method_name in ('__call__', 'attend'):
+    return 'embedding'
+  return None
+
+
+def _broadcast(error, b, x):
+  """B e for each sample (or position), like x; one for all positions where B has x's last axis."""
+  signal = error.reshape(-1, b.shape[0]) @ b
+  return jnp.repeat(signal, x.size // signal.size, 0).reshape(x.shape)
+
+
 def _backward_weight(rule, name, params, feedback, path):
-  params = nn.meta.unbox(params)
   if rule == 'kp':
     return params[f'feedback_{name}']  # Not stopped: it gets W's own update, as op(B, x) is there.
   w = stop(params[name])

@@ -133,7 +133,7 @@ def test_another_configuration_is_refused_key_by_key(config, tmp_path):
 
 
 @pytest.mark.parametrize('values,error,words', [
-    ({'model': 'lenet', 'model_options': {'hidden': None}}, ConfigError, r'images \[8, 8, 1\]'),
+    ({'model': 'lenet', 'model_options': {'hidden': None}}, ConfigError, r'inputs \[8, 8, 1\]'),
     ({'model_options': {'features': (1,)}}, ConfigError, 'hidden, activation'),
     ({'batch_size': 1338}, DataError, '1337 training examples'),
     ({'validation': 1437}, DataError, '1436'),
