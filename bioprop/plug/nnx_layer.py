@@ -138,12 +138,16 @@ def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
     (_, _), (input_name, x), *rest = signature.bind(self, *args, **kwargs).arguments.items()
     options = dict(rest)
 
-    bare = _holding(self, {})
+    bare, params = _holding(self, {}), params_of(self, kind)
+    mask = vars(self).get('mask')
+    if isinstance(mask, jax.Array):  # A convolution's; in a stack, of the trace of one layer.
+      exact = jnp.issubdtype(mask.dtype, jnp.inexact)
+      params['mask'] = mask if exact else mask.astype(params[kind.weights[0]].dtype)
 
     def function(params: Params, x: Array) -> Array:
       return method(_holding(bare, params), **{input_name: x}, **options)
 
-    return _run(self, '', function, kind.weights, params_of(self, kind), jnp.asarray(x))
+    return _run(self, '', function, kind.weights, params, jnp.asarray(x))
 
   return call
 
@@ -250,7 +254,8 @@ def _holding(layer: nnx.Module, params: Params) -> nnx.Module:
   copy = object.__new__(type(layer))
   vars(copy).update({name: value for name, value in vars(layer).items()
                      if not isinstance(value, (nnx.Variable, nnx.RngStream))})
-  vars(copy).update({name: nnx.Variable(value) for name, value in params.items()})
+  vars(copy).update({name: value if name == 'mask' else nnx.Variable(value)
+                     for name, value in params.items()})
   return copy
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.errors import TraceContextError
 
@@ -173,7 +174,8 @@ def _pure(model: nnx.Module, call: Callable[..., Any], sample: Sample):
   is_node = lambda a: isinstance(a, (nnx.Pytree, nnx.Variable))
   leaves, structure = jax.tree.flatten((sample.args, dict(sample.kwargs)), is_leaf=is_node)
   nodes = {i: leaf for i, leaf in enumerate(leaves) if is_node(leaf)}
-  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and hasattr(leaf, 'shape')}
+  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and hasattr(leaf, 'shape')
+            and not isinstance(leaf, np.generic)}  # numpy's own True is a flag too.
   graphdef, state = nnx.split((model, nodes), graph=True)
 
   def run(state, arrays):

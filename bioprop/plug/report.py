@@ -41,7 +41,8 @@ def describe(
 
   Raises:
     NothingMatchedError: if no layer of the model is covered.
-    PatternError, OutputError, LiftedTransformError, FeedbackMemoryError: as `wrap` and `init`, or `install`, do.
+    PatternError, OutputError, LiftedTransformError, FeedbackMemoryError: as `wrap` and
+      `init`, or `install`, do.
   """
   if isinstance(model, nnx.Module):
     return Report(tuple(rows_of(model, rule, sample, output, kwargs)))

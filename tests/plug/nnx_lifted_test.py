@@ -95,6 +95,18 @@ class Over(nnx.Module):
     return self.call(self.blocks, x)
 
 
+class Masked(nnx.Module):
+  """Two masked convolutions side by side; a mask is an array of the stack's state."""
+
+  def __init__(self, rngs):
+    mask = np.asarray([1, 1, 0]).reshape(3, 1, 1)
+    self.stack = nnx.split_rngs(splits=2)(nnx.vmap(lambda rngs: nnx.Conv(
+        1, 1, (3,), mask=jnp.asarray(mask), param_dtype=F, rngs=rngs)))(rngs)
+
+  def __call__(self, x):
+    return nnx.vmap(apply, in_axes=(0, None))(self.stack, x[..., None]).sum(0)[..., 0]
+
+
 class Recurrent(nnx.Module):
   """A cell over the six numbers as time."""
 
@@ -142,6 +154,7 @@ MIDDLES = {
     'scan_remat': over(scan(body=nnx.remat(apply)), True),
     'scan_carrying': over(scan(nnx.StateAxes({...: nnx.Carry}), length=3), False),
     'cond': Branch,
+    'masked': Masked,
     'nested': Nested,
     'subclass': Scaled,
     'rnn': Recurrent,
@@ -233,7 +246,8 @@ def test_exact(x64, middle):
 
 
 @pytest.mark.parametrize('rule, middle', [
-    *(('dfa', middle) for middle in ('jit', 'vmap', 'scan_axes', 'scan_remat', 'cond', 'lora')),
+    *(('dfa', middle) for middle in (
+        'jit', 'vmap', 'scan_axes', 'scan_remat', 'cond', 'masked', 'lora')),
     *(('brsf', middle) for middle in ('remat', 'scan', 'scan_axes', 'rnn'))])
 def test_ports_and_streams_reach_into_transforms(x64, rule, middle):
   """dfa's first layer depends on the error alone, not on the readout; brsf draws there."""

@@ -359,6 +359,23 @@ def test_integer_inputs(rule):
       np.testing.assert_array_equal(again[layer][name][...], grads[layer][name][...])
 
 
+class Flagged(nnx.Module):
+  """Reads a flag."""
+
+  def __init__(self, rngs):
+    self.hidden, self.readout = nnx.Linear(6, 5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+  def __call__(self, x, squash):
+    return self.readout(jnp.tanh(self.hidden(x)) if squash else self.hidden(x))
+
+
+@pytest.mark.parametrize('flag', [True, np.bool_(True)])
+def test_flags_stay_flags(flag):
+  """numpy's too, though it has a shape; a rule that runs the model abstractly must not trace it."""
+  model = bioprop.install(Flagged(nnx.Rngs(0)), 'dfa', nnx.Rngs(1), X, flag)
+  np.testing.assert_array_equal(model(X, flag), Flagged(nnx.Rngs(0))(X, True))
+
+
 class Heads(nnx.Module):
   """Two outputs, or a dict of them."""
 

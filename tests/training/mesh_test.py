@@ -27,9 +27,7 @@ def runs(tmp_path_factory):
   done = subprocess.run([sys.executable, str(PROGRAM), str(path)], env=os.environ | flags,
                         capture_output=True, text=True, timeout=1500, check=False)
   assert done.returncode == 0, done.stderr
-  # XLA's warning where arrays meet that are divided differently.
-  assert 'Involuntary full rematerialization' not in done.stderr
-  return path, json.loads((path / 'notes.json').read_text())
+  return path, {'stderr': done.stderr, **json.loads((path / 'notes.json').read_text())}
 
 
 def _leaves(run):
@@ -95,10 +93,14 @@ def test_each_device_holds_a_part_and_feedback_lies_as_its_kernel_does(runs, rul
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mesh', MESHES)
-def test_each_device_computes_an_eighth_of_the_batch(runs, mesh):
-  products = re.findall(r'= f32\[(\d+),\d+\]\S* dot\(', runs[1]['made_of'][mesh])
+def test_each_device_computes_an_eighth_of_the_batch(runs):
+  products = re.findall(r'= f32\[(\d+),\d+\]\S* dot\(', runs[1]['made_of'])
   assert '25' in products and '200' not in products
+
+
+@pytest.mark.slow
+def test_nothing_is_moved_between_devices_because_of_how_it_was_divided(runs):
+  assert 'Involuntary full rematerialization' not in runs[1]['stderr']
 
 
 @pytest.mark.slow
@@ -108,8 +110,7 @@ def test_epochs_are_compiled_once(runs):
 
 @pytest.mark.slow
 def test_no_device_gathers_anything_for_longer_than_a_step(runs):
-  text = runs[1]['made_of']['data=2,fsdp=4']
-  loop, around = text.split('\nENTRY')
+  loop, around = runs[1]['made_of'].split('\nENTRY')
   assert ' all-gather(' in loop and ' all-gather(' not in around
 
 
