@@ -254,3 +254,10 @@ def test_an_nnx_model_is_changed_in_place(parse, rule):
   plain = nnx.grad(lambda m: jnp.mean(jnp.sin(m(X))))(NnxNet(nnx.Rngs(0)))
   jax.tree.map(np.testing.assert_array_equal, *map(nnx.to_pure_dict, grads))
   assert np.any(grads[0]['hidden']['kernel'][...] != plain['hidden']['kernel'][...])
+
+
+def test_nnx_feedback_may_be_made_of_the_initial_weights(parse):
+  """They are there when the rule is installed."""
+  parse('--rule=fa', '--rule_options=rho=1')
+  model = bioprop.from_flags(NnxNet(nnx.Rngs(0)))
+  np.testing.assert_allclose(model.readout.feedback_kernel[...], model.readout.kernel[...])

@@ -41,13 +41,12 @@ def rows_of(model: nnx.Module, rule: Any, sample: tuple[Any, ...], output: Where
 
 def _rows(model: nnx.Module, exact: bool) -> list[Row]:
   """A row for each parameter; `exact`: layers without a plan are on bp because it was asked for."""
-  rows, owners, seen = [], {}, set()
+  rows, owners = [], {}
   for path, node in nnx.iter_graph(model, graph=True):
     if isinstance(node, nnx.Module):
       owners[path] = node
   for path, node in nnx.iter_graph(model, graph=True):
-    if isinstance(node, nnx.Param) and id(node) not in seen:
-      seen.add(id(node))
+    if isinstance(node, nnx.Param):
       owner = max((at for at in owners if path[:len(at)] == at), key=len)
       rows.append(_row('/'.join(map(str, path)), str(path[-1]), node, owners[owner], exact))
   return sorted(rows, key=lambda row: row.path)

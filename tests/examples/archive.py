@@ -41,7 +41,7 @@ def examples() -> pathlib.Path:
   version = importlib.metadata.version('flax')
   target = cache.directory() / f'flax-{version}-examples'
   target.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(target.with_suffix('.lock')):
+  with _locked(target.with_name(f'{target.name}.lock')):
     if not target.is_dir():
       with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         _extract(_download(version, pathlib.Path(folder)), pathlib.Path(folder))

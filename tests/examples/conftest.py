@@ -230,4 +230,4 @@ def tools():
   return types.SimpleNamespace(
       Case=Case, recorder=RECORDER, recording=recording, counted=counted, close=close,
       finite=finite, as_feedback=as_feedback, filled=filled, placed=placed, two_steps=two_steps,
-      definition=definition)
+      archive=archive, definition=definition)

@@ -9,6 +9,8 @@ import pytest
 from absl import flags
 from flax.training import train_state
 
+from bioprop.errors import FeedbackMissingError
+
 BATCH = np.random.RandomState(0).rand(6, 784).round().astype(np.float32)
 
 
@@ -53,6 +55,12 @@ def test_symmetric_feedback_is_backprop(case):
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'frsf', 'kp', 'hebb'])
 def test_rule(case, rule):
   case.check_rule(rule)
+
+
+def test_feedback_that_is_redrawn(case):
+  """brsf wants a random stream, which this loop does not pass: the error has the line to type."""
+  with pytest.raises(FeedbackMissingError, match=r"rngs=\{'feedback': jax.random.fold_in"):
+    case.plugged('brsf')
 
 
 def test_the_model_of_each_step_is_one(case, program):

@@ -95,18 +95,6 @@ class Over(nnx.Module):
     return self.call(self.blocks, x)
 
 
-class Masked(nnx.Module):
-  """Two masked convolutions side by side; a mask is an array of the stack's state."""
-
-  def __init__(self, rngs):
-    mask = np.asarray([1, 1, 0]).reshape(3, 1, 1)
-    self.stack = nnx.split_rngs(splits=2)(nnx.vmap(lambda rngs: nnx.Conv(
-        1, 1, (3,), mask=jnp.asarray(mask), param_dtype=F, rngs=rngs)))(rngs)
-
-  def __call__(self, x):
-    return nnx.vmap(apply, in_axes=(0, None))(self.stack, x[..., None]).sum(0)[..., 0]
-
-
 class Recurrent(nnx.Module):
   """A cell over the six numbers as time."""
 
@@ -154,7 +142,6 @@ MIDDLES = {
     'scan_remat': over(scan(body=nnx.remat(apply)), True),
     'scan_carrying': over(scan(nnx.StateAxes({...: nnx.Carry}), length=3), False),
     'cond': Branch,
-    'masked': Masked,
     'nested': Nested,
     'subclass': Scaled,
     'rnn': Recurrent,
@@ -246,8 +233,7 @@ def test_exact(x64, middle):
 
 
 @pytest.mark.parametrize('rule, middle', [
-    *(('dfa', middle) for middle in (
-        'jit', 'vmap', 'scan_axes', 'scan_remat', 'cond', 'masked', 'lora')),
+    *(('dfa', middle) for middle in ('jit', 'vmap', 'scan_axes', 'scan_remat', 'cond', 'lora')),
     *(('brsf', middle) for middle in ('remat', 'scan', 'scan_axes', 'rnn'))])
 def test_ports_and_streams_reach_into_transforms(x64, rule, middle):
   """dfa's first layer depends on the error alone, not on the readout; brsf draws there."""
@@ -423,6 +409,30 @@ def test_stacks_have_feedback_of_their_own(x64):
   assert np.abs(np.corrcoef(flat) - np.eye(3)).max() < 5 / 6
   spread = np.asarray(model.blocks.linear.kernel[...]).reshape(3, 36).std(1)
   np.testing.assert_allclose(flat.std(1), 0.3 * spread, rtol=0.5)
+
+
+class Masked(nnx.Module):
+  """Two masked convolutions side by side; the masks are arrays of the stack's state."""
+
+  def __init__(self, rngs):
+    self.first, mask = nnx.Linear(6, 6, rngs=rngs), np.float32([[[1]], [[1]], [[0]]])
+    self.stack = nnx.split_rngs(splits=2)(nnx.vmap(lambda rngs: nnx.Conv(
+        1, 1, (3,), mask=jnp.asarray(mask), rngs=rngs)))(rngs)
+
+  def __call__(self, x):
+    h = jnp.tanh(self.first(x))[..., None]
+    return nnx.vmap(apply, in_axes=(0, None))(self.stack, h).sum(0)[..., 0]
+
+
+def test_a_stack_of_masks():
+  """An array that is no variable is of the transform's trace too."""
+  x = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
+  model = bioprop.install(Masked(nnx.Rngs(0)), {'first': 'bp', '*': 'fa'}, nnx.Rngs(1), x)
+  grad = nnx.jit(lambda model: gradient(model, x))
+  want, other = grad(Masked(nnx.Rngs(0))), grad(model)
+  assert np.abs(other['first']['kernel'] - want['first']['kernel']).max() > 1e-3
+  model.stack.feedback_kernel.set_value(model.stack.kernel[...])
+  close(grad(model), want, 1e-5)
 
 
 @pytest.mark.parametrize('norm', [nnx.SpectralNorm, nnx.WeightNorm])

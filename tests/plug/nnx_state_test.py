@@ -376,6 +376,17 @@ def test_flags_stay_flags(flag):
   np.testing.assert_array_equal(model(X, flag), Flagged(nnx.Rngs(0))(X, True))
 
 
+def test_no_trace_serves_another_plan():
+  """Options of the rule, and the nonlinearity that install found, are part of the graphdef."""
+  model, plain = (install(Small(nnx.Rngs(0)), bioprop.make('usf', scale=s)) for s in (2.0, 1.0))
+  np.testing.assert_allclose(gradient(model)['hidden']['kernel'][...],
+                             2 * gradient(plain)['hidden']['kernel'][...], rtol=1e-5)
+  one, two = (bioprop.install(Flagged(nnx.Rngs(0)), 'hebb', None, X, flag)
+              for flag in (True, False))
+  run = nnx.jit(nnx.grad(lambda model: jnp.mean(jnp.sin(model(X, True)))))
+  assert np.abs(run(one)['hidden']['kernel'][...] - run(two)['hidden']['kernel'][...]).max() > 1e-4
+
+
 class Heads(nnx.Module):
   """Two outputs, or a dict of them."""
 
@@ -424,6 +435,17 @@ def test_feedback_is_placed_as_its_weight_is(rule):
   assert nnx.get_partition_spec(nnx.state(model))['layers'][0]['feedback_kernel'] == (
       nnx.get_partition_spec(nnx.state(model))['layers'][0]['kernel'])
   assert not model.layers[1].feedback_kernel.has_metadata('out_sharding')
+
+
+def test_feedback_goes_where_a_weight_was_put():
+  """By hand, without an annotation."""
+  mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+  model = nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(0)))
+  place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+  kernel = model.layers[0].kernel
+  kernel.set_value(jax.device_put(kernel[...], place))
+  bioprop.install(model, 'fa', nnx.Rngs(1))
+  assert model.layers[0].feedback_kernel[...].sharding == place
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'brsf'])
