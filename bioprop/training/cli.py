@@ -43,7 +43,10 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def arguments() -> tuple[ml_collections.ConfigDict, pathlib.Path, str | None]:
-  """Returns the configuration, the run's directory and the data's, from the parsed flags."""
+  """Returns the configuration, the run's directory and the data's, from the parsed flags.
+
+  The processes of config.distributed, if there are others, have then met.
+  """
   logging.set_verbosity(logging.WARNING)  # app.run raises it, and orbax tells of every file.
   config = flags.FLAGS.config
   path = flags.FLAGS.workdir

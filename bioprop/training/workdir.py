@@ -45,8 +45,8 @@ def opened(path: str | os.PathLike, config: ml_collections.ConfigDict) -> Iterat
 def fresh(root: str | os.PathLike, name: str, config: ml_collections.ConfigDict) -> pathlib.Path:
   """Returns root/name, or the first of root/name-2, root/name-3, ... that is free.
 
-  Free is what does not exist, and an unfinished run of the very same configuration, which the
-  same command thus resumes. A finished run is never entered: training again means a new one.
+  Free is what does not exist, and an unfinished run of the very same configuration (on whatever
+  devices), which the same command thus resumes. A finished run is never entered: training again means a new one.
   """
   number = 1
   while True:

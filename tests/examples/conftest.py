@@ -37,6 +37,7 @@ def _their_habits():
   with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
     yield
   jax.config.update('jax_disable_most_optimizations', before)
+  jax.clear_caches()  # Hundreds of large programs.
 
 
 @pytest.fixture(scope='session')

@@ -10,7 +10,6 @@ SIZE, CLASSES = 64, 10
 DRAW = np.random.RandomState(0)
 BATCH = {'image': DRAW.randn(1, 4, SIZE, SIZE, 3).astype(np.float32),
          'label': DRAW.randint(CLASSES, size=(1, 4))}
-RULES = ('fa', 'dfa', 'usf', 'frsf', 'kp', 'hebb')  # brsf: see docs/drop-in.md.
 
 
 @pytest.fixture(scope='module')
@@ -70,7 +69,8 @@ def test_symmetric_feedback_is_backprop(make, network):
   make(network).check_symmetric()
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', *(
+    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf', 'hebb'))])
 def test_rule_on_one_block(make, rule):
   """Their ResNet for tests, which compiles quickly."""
   make('_ResNet1').check_rule(rule)
@@ -78,6 +78,6 @@ def test_rule_on_one_block(make, rule):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('network', ['ResNet18', 'ResNet50'])
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'frsf', 'kp', 'hebb'])
 def test_rule(make, network, rule):
   make(network).check_rule(rule)

@@ -15,7 +15,6 @@ import bioprop
 DRAW = np.random.RandomState(0)
 BATCH = {'image': DRAW.randn(3, 28, 28, 1).astype(np.float32), 'label': np.array([0, 3, 7])}
 LAYERS = ('conv1', 'conv2', 'linear1', 'linear2')
-RULES = ('fa', 'dfa', 'usf', 'brsf', 'frsf', 'kp', 'hebb')
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +116,8 @@ def test_symmetric_feedback_is_backprop(train, tools):
   tools.close(gradient(train, model), gradient(train, plain))
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', *(
+    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'brsf', 'frsf', 'hebb'))])
 def test_rule(train, tools, monkeypatch, rule):
   """Finite, what the definition says of every layer, and traced once."""
   model = start(train, rule)

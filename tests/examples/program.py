@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 
-import flax.training.checkpoints  # noqa: F401  Asks for tensorflow, before it is replaced here.
 from absl import flags
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'drop-in.md'
@@ -69,6 +68,7 @@ def copy(source: pathlib.Path, folder: pathlib.Path, patched: bool) -> pathlib.P
 def load(folder: pathlib.Path, module: str):
   """Imports a module of an example, whose imports of its neighbours have no package in front."""
   global _importing
+  importlib.import_module('flax.training.checkpoints')  # Looks for tensorflow: the real one.
   own = {path.stem for path in folder.glob('*.py')} | {'configs'}
   hidden = {name: sys.modules.pop(name) for name in list(sys.modules)
             if name.partition('.')[0] in own or name.startswith(_ABSENT)}

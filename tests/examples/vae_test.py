@@ -52,7 +52,8 @@ def test_symmetric_feedback_is_backprop(case):
   case.check_symmetric()
 
 
-@pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'frsf', 'kp', 'hebb'])
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'hebb', *(
+    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf'))])
 def test_rule(case, rule):
   case.check_rule(rule)
 

@@ -129,7 +129,7 @@ def batch_norm(rngs):
 over = lambda call, stacked: functools.partial(Over, call=call, stacked=stacked)
 SPLIT = nnx.StateAxes({(nnx.Param, bioprop.Feedback, 'feedback'): 0, ...: None})
 
-# Each takes rngs; all but 'dropout' and the norms are the same functions as their plain code.
+# What stands between the first layer and the readout; each takes rngs.
 MIDDLES = {
     'tied': Tied,
     'remat': Remat,

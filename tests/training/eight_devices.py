@@ -82,8 +82,8 @@ def made_of(config, data=None):
 
 
 def compile_pooling():
-  """LeNet, where XLA would divide pooled outputs as the weights are, and warn on stderr."""
-  config = make_config('fa', MESHES[-1])
+  """LeNet under dfa, where XLA may divide signals as the feedback is; it then warns on stderr."""
+  config = make_config('dfa', MESHES[-1])
   config.update(model='lenet', augment='none', validation=0, batch_size=32)
   split = Split(np.zeros((64, 28, 28, 1), np.uint8), np.zeros(64, np.int32))
   one = np.ones(1, np.float32)
