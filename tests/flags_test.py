@@ -194,7 +194,8 @@ def test_a_loop_that_carries_only_parameters(parse, rule):
   variables = bioprop.wrap(Net(), rule).init(keys, X)
   bound = (bioprop.wrap(Net(), rule, variables=variables) if 'feedback' in variables
            else bioprop.wrap(Net(), rule))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+  # Two programs: XLA may order their sums differently.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
                gradient(model, params), gradient(bound, params))
   assert bioprop.from_flags(Net(), X + 1) is model
   if 'feedback' in variables:

@@ -27,6 +27,7 @@ import os
 import pathlib
 import pickle
 import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -71,6 +72,8 @@ def join(config: ml_collections.ConfigDict) -> None:
         'shares. Give the mesh of all processes\' devices; with one device in each process, type '
         f'--config.mesh=data={member.processes if member else 8}.')
   mesh.parse(config.mesh)  # A typing error is told before others are waited for.
+  if member and member.process == 0:
+    _check_port(wish, member)
   # Read when the first device is asked for; elsewhere than on the CPU it changes nothing.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   late = threading.Timer(JOIN_SECONDS, _end_of_waiting, [member])
@@ -214,6 +217,17 @@ def _end_of_waiting(member):
         'one of them, process 0 on the machine whose address it is, with a port that the others '
         'can reach.', file=sys.stderr)
   leave(1)
+
+
+def _check_port(wish, member):
+  """Raises ConfigError if another program has the port: JAX may crash the process instead."""
+  dual = socket.has_dualstack_ipv6()
+  try:
+    socket.create_server(
+        ('', int(member.coordinator.rpartition(':')[2])), dualstack_ipv6=dual,
+        family=socket.AF_INET6 if dual else socket.AF_INET).close()
+  except (OSError, OverflowError) as error:
+    raise ConfigError(_not_joined(wish, member, error)) from error
 
 
 def _not_joined(wish, member, error):

@@ -46,7 +46,8 @@ def fresh(root: str | os.PathLike, name: str, config: ml_collections.ConfigDict)
   """Returns root/name, or the first of root/name-2, root/name-3, ... that is free.
 
   Free is what does not exist, and an unfinished run of the very same configuration (on whatever
-  devices), which the same command thus resumes. A finished run is never entered: training again means a new one.
+  devices), which the same command thus resumes. A finished run is never entered: training again
+  means a new one.
   """
   number = 1
   while True:
