@@ -26,9 +26,11 @@ from bioprop.plug.linen import wrap
 from bioprop.plug.nnx import install
 from bioprop.plug.output import Where
 from bioprop.plug.session import FEEDBACK
-from bioprop.rules import RULES, Op, Rule, Site, make
+from bioprop.rules import RULES, AnyRule, NetworkRule, Op, Site, make
 
 _NAMES = ('rule', 'rule_options', 'rule_seed')
+# The flags count as those of the module that calls `define`, which --help lists.
+flags.disclaim_key_flags()
 
 
 def define(prefix: str = '') -> None:
@@ -64,7 +66,7 @@ def define(prefix: str = '') -> None:
       options_flag, '', f'Options of the rule, as in --{options_flag}=rho=0.5,scale=1.0.')
   flags.DEFINE_integer(
       seed_flag, 0, 'Seed of the feedback, where the program does not make it from its own.',
-      lower_bound=0)
+      lower_bound=0, upper_bound=2**32 - 1)  # JAX takes no more bits than these from a seed.
 
   def check(values) -> bool:
     try:
@@ -77,7 +79,7 @@ def define(prefix: str = '') -> None:
   flags.register_multi_flags_validator([rule_flag, options_flag], check)
 
 
-def rule() -> Rule:
+def rule() -> AnyRule:
   """The rule that the flags ask for.
 
   Raises:
@@ -152,7 +154,7 @@ class _RuleParser(flags.ArgumentParser):
 class _Recipe:
   """All that a linen model and its frozen feedback depend on."""
   model: nn.Module
-  rule: Rule
+  rule: AnyRule
   output: Where
   seed: int
   leaves: tuple[Hashable, ...]
@@ -185,8 +187,10 @@ def _bound(recipe: _Recipe) -> nn.Module:
   return wrap(recipe.model, recipe.rule, variables=variables, output=recipe.output)
 
 
-def _mixes_weights(chosen: Rule) -> bool:
+def _mixes_weights(chosen: AnyRule) -> bool:
   """Whether a rule's feedback depends on W(0), tried on one small layer."""
+  if isinstance(chosen, NetworkRule):
+    return chosen.keeps_weights
   op = Op(lambda params, x: x @ params['kernel'], ('kernel',))
   x, e = (jax.ShapeDtypeStruct((1, width), jnp.float32) for width in (2, 3))
   ones = {'kernel': jnp.ones((2, 3))}
@@ -206,9 +210,8 @@ def _abstract(leaf: Any) -> Any:
 
 def _prefix() -> str | None:
   """The prefix of our flags, None if they are not defined."""
-  own = flags.FLAGS.flags_by_module_dict().get(__name__, [])
-  names = [flag.name for flag in own if flag.name.endswith('rule')]
-  return names[0].removesuffix('rule') if names else None
+  names = (name for name in flags.FLAGS if isinstance(flags.FLAGS[name].parser, _RuleParser))
+  return next((name.removesuffix('rule') for name in names), None)
 
 
 def _value(name: str) -> Any:
@@ -220,7 +223,7 @@ def _value(name: str) -> Any:
   return getattr(flags.FLAGS, prefix + name)
 
 
-def _make(name: str, options: str) -> Rule:
+def _make(name: str, options: str) -> AnyRule:
   """A rule from its name and 'rho=0.5,scale=1.0'."""
   given: dict[str, Any] = {}
   hints = typing.get_type_hints(RULES[name])

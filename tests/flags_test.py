@@ -132,7 +132,7 @@ def test_a_program_that_knows_nothing_of_us(tmp_path):
     (['--rule=fa', '--rule_options=rho'], "the option 'rho' has no value"),
     (['--rule=fa', '--rule_options=rho=0.1,rho=0.2'], "the option 'rho=0.2' is given twice"),
     (['--rule=dfa', '--rule_options=spatial=whole'], 'spatial must be one of: full, shared'),
-    (['--rule_seed=-1'], 'rule_seed')])
+    (['--rule_seed=-1'], 'rule_seed'), ([f'--rule_seed={2**32}'], 'rule_seed')])
 def test_mistakes_are_told_when_flags_are_parsed(parse, argv, words):
   with pytest.raises(flags.IllegalFlagValueError) as caught:
     parse(*argv)
@@ -147,6 +147,12 @@ def test_options_have_their_fields_types(parse, name, options, want):
   parse(f'--rule={name}', f'--rule_options={options}')
   assert bioprop.flags.rule() == bioprop.make(name, **want)
   assert all(type(getattr(bioprop.flags.rule(), k)) is type(v) for k, v in want.items())
+
+
+def test_the_programs_own_help_lists_them(parse):
+  parse()
+  own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(__name__)}
+  assert {'rule', 'rule_options', 'rule_seed'} <= own
 
 
 def test_define_is_safe_to_call_twice_and_refuses_what_it_cannot_know(parse):

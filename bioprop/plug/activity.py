@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from bioprop.errors import ActivationError
+from bioprop.rules.jaxprs import body_of
 from bioprop.typing import Array
 
 _MARK = 'bioprop:'
@@ -26,7 +27,6 @@ _ELEMENTWISE = frozenset('''
     integer_pow is_finite le log log1p logistic lt max min mul name ne neg not or pow rem round
     rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh'''.split())
 
-_CALLS = ('jaxpr', 'call_jaxpr', 'fun_jaxpr')  # Where call-like primitives keep their body.
 _LOOPS = ('scan', 'while', 'cond')
 
 
@@ -51,9 +51,15 @@ class Activation:
   @property
   def name(self) -> str:
     """The primitives by name, 'identity' if there are none; equal functions have equal names."""
-    names = (f'{p.name}({",".join("." if isinstance(o, int) else str(o) for o in operands)})'
-             if len(operands) > 1 else p.name for p, _, operands in self.steps)
-    return '>'.join(names) or 'identity'
+    return '>'.join(map(_step_name, self.steps)) or 'identity'
+
+
+def _step_name(step) -> str:
+  primitive, params, operands = step
+  options = [str(params[key]) for key in ('y', 'new_dtype', 'rounding_method') if key in params]
+  constants = ['.' if isinstance(o, int) else str(o) for o in operands]
+  shown = [*(constants if len(constants) > 1 else []), *options]
+  return f'{primitive.name}({",".join(shown)})' if shown else primitive.name
 
 
 def mark(y: Array, path: str) -> Array:
@@ -85,8 +91,8 @@ def activations(closed: core.ClosedJaxpr) -> dict[str, Activation]:
         raise ActivationError(
             f'the layer {path!r} is called more than once, and followed by {found[path].name} one '
             f'time and by {phi.name} another, so its post-synaptic activity is not one function. '
-            f'Say which one to use: bioprop.wrap(model, {{{path!r}: bioprop.make(\'hebb\', '
-            f'activation=\'relu\'), \'*\': \'hebb\'}}).')
+            f'Say which one to use, in place of the rule: {{{path!r}: bioprop.make(\'hebb\', '
+            f'activation=\'relu\'), \'*\': \'hebb\'}}.')
       found[path] = phi
   return found
 
@@ -118,7 +124,7 @@ class _Frame:
     read = lambda atom: atom if isinstance(atom, core.Literal) else names[atom]
     for eqn in jaxpr.eqns:
       ins = [read(atom) for atom in eqn.invars]
-      if eqn.primitive.name not in _LOOPS and (body := _body(eqn)) is not None:
+      if eqn.primitive.name not in _LOOPS and (body := body_of(eqn)) is not None:
         outs = self.inline(body.jaxpr, body.consts, ins)
       else:
         if eqn.primitive.name in _LOOPS:
@@ -199,16 +205,6 @@ def _frames(closed: core.ClosedJaxpr):
   yield frame
   for body in frame.bodies:
     yield from _frames(body)
-
-
-def _body(eqn) -> core.ClosedJaxpr | None:
-  for key in _CALLS:
-    body = eqn.params.get(key)
-    if isinstance(body, core.ClosedJaxpr):
-      return body
-    if isinstance(body, core.Jaxpr):
-      return core.ClosedJaxpr(body, ())
-  return None
 
 
 def _closed(params) -> list[core.ClosedJaxpr]:

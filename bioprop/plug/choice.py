@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Mapping
 
 from bioprop.errors import PatternError, UnknownRuleError
-from bioprop.rules import RULES, Rule, make
+from bioprop.rules import RULES, AnyRule, NetworkRule, Rule, make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Choice:
   'encoder/Dense_0'. It also matches at any depth, and whatever lies inside: 'Conv_*' matches
   'block/Conv_0', and 'encoder' matches 'encoder/Dense_0'.
   """
-  rows: tuple[tuple[str, Rule], ...]
+  rows: tuple[tuple[str, AnyRule], ...]
 
-  def rule_for(self, path: str) -> Rule:
+  def rule_for(self, path: str) -> AnyRule:
     """The rule of the layer at `path`.
 
     Raises:
@@ -29,7 +29,18 @@ class Choice:
     patterns = ', '.join(repr(pattern) for pattern, _ in self.rows)
     raise PatternError(
         f'the layer {path!r} matches none of the patterns {patterns}, so it has no learning rule. '
-        f'Name it, or end with a row for the rest: wrap(model, {{..., \'*\': \'bp\'}}).')
+        f'Name it, or end with a row for the rest: {{..., \'*\': \'bp\'}}.')
+
+  @property
+  def network(self) -> NetworkRule | None:
+    """The rule of the whole network, None if the layers have rules of their own."""
+    rule = self.rows[0][1]
+    return rule if isinstance(rule, NetworkRule) else None
+
+  @property
+  def exact(self) -> bool:
+    """Whether every layer is left on backprop."""
+    return all(rule.exact for _, rule in self.rows)
 
   def check_used(self, paths: list[str]) -> None:
     """Raises PatternError if a pattern decides for none of the model's layers."""
@@ -48,30 +59,38 @@ def matches(pattern: str, path: str) -> bool:
              for form in (pattern, f'*/{pattern}', f'{pattern}/*', f'*/{pattern}/*'))
 
 
-def choose(rule: 'Rule | str | Mapping[str, Rule | str]') -> Choice:
+def choose(rule: 'AnyRule | str | Mapping[str, AnyRule | str]') -> Choice:
   """Reads a rule, a rule's name, or a mapping from path patterns to either.
 
   Raises:
     UnknownRuleError: if a name is not in `RULES`, or something is no rule at all.
-    PatternError: if a mapping is empty or has a pattern that is not a string.
+    PatternError: if a mapping is empty, has a pattern that is not a string, or mixes a rule of the
+      whole network with others.
   """
   if not isinstance(rule, Mapping):
     return Choice((('*', _rule(rule)),))
   for pattern in rule:
     if not isinstance(pattern, str) or not pattern:
       raise PatternError(f'a path pattern must be a non-empty string, got {pattern!r}. '
-                         f'For instance wrap(model, {{\'Conv_*\': \'fa\', \'*\': \'dfa\'}}).')
+                         f'For instance {{\'Conv_*\': \'fa\', \'*\': \'dfa\'}}.')
   if not rule:
     raise PatternError('the mapping from path patterns to rules is empty, so no layer has a rule. '
-                       'For instance wrap(model, {\'Conv_*\': \'fa\', \'*\': \'dfa\'}).')
-  return Choice(tuple((pattern, _rule(value)) for pattern, value in rule.items()))
+                       'For instance {\'Conv_*\': \'fa\', \'*\': \'dfa\'}.')
+  rows = tuple((pattern, _rule(value)) for pattern, value in rule.items())
+  for pattern, own in rows:
+    if isinstance(own, NetworkRule) and len(rows) > 1:
+      raise PatternError(
+          f'the pattern {pattern!r} asks for {type(own).__name__}, which is a rule of the whole '
+          f'network and cannot be mixed with others. Give it alone, or choose rules of single '
+          f'layers, such as \'align_prop\' or \'fa\'.')
+  return Choice(rows)
 
 
 def _rule(value):
-  if isinstance(value, Rule):
+  if isinstance(value, Rule | NetworkRule):
     return value
   if isinstance(value, str):
     return make(value)
   raise UnknownRuleError(
       f'{value!r} is not a learning rule: give a name ({", ".join(RULES)}) or a rule, '
-      f'as in bioprop.wrap(model, bioprop.make(\'fa\', rho=0.5)).')
+      f'such as bioprop.make(\'fa\', rho=0.5).')

@@ -11,12 +11,13 @@ import jax
 from flax.core.scope import union_filters
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError
-from bioprop.plug import activity
+from bioprop.plug import activity, linen_whole
 from bioprop.plug.choice import Choice, choose
+from bioprop.plug.leaks import refuse_leaks
 from bioprop.plug.output import Where, locate, replace
 from bioprop.plug.session import FEEDBACK, PORTS, Session
 from bioprop.plug.unbound import without_gradient
-from bioprop.rules import Rule
+from bioprop.rules import AnyRule
 from bioprop.rules.credit import tap
 
 _running: contextvars.ContextVar[bool] = contextvars.ContextVar('running', default=False)
@@ -25,6 +26,7 @@ _UNBOUND = (
     'a gradient was asked of a plugged model that did not run through its own apply: it was bound '
     '(model.bind, nn.apply) or used inside another module, where its rule cannot act. Wrap the '
     'outermost module, and call model.apply(variables, x).')
+_examined: set[tuple[type, 'Plug', str]] = set()  # Models of which no weight leaks.
 _traces = itertools.count()  # A number for each init, so that none reuses another's trace.
 
 
@@ -37,7 +39,7 @@ class Plug:
 
 def wrap(
     model: nn.Module,
-    rule: Rule | str | Mapping[str, Rule | str],
+    rule: AnyRule | str | Mapping[str, AnyRule | str],
     *,
     variables: Mapping[str, Any] | None = None,
     output: Where = None,
@@ -95,8 +97,10 @@ class Plugged:
     """((output, variables), session): `init_with_output`, and what was matched on the way."""
     mutable = nn.DenyList('intermediates') if mutable is None else mutable
     run = functools.partial(super().init_with_output, rngs, *args, method=method, **kwargs)
-    session = _prepare(self._plug, lambda: run(mutable=_private(mutable, 'shape'))[0], ())
     hidden = _private(mutable, ('init', self._plug, next(_traces)))
+    if self._plug.choice.network is not None:
+      return self._whole_init(lambda: run(mutable=hidden), rngs, args, method, kwargs)
+    session = _prepare(self._plug, lambda: run(mutable=_private(mutable, 'shape'))[0], ())
     out, variables = _intercepted(session, lambda: run(mutable=hidden))
     _require_match(self, session)
     self._plug.choice.check_used(list(session.records))
@@ -113,15 +117,22 @@ class Plugged:
       FeedbackMissingError: if the rule has feedback and `variables` does not carry it.
       LiftedTransformError: if an `nn.scan` or `nn.vmap` drops the collections that the rule needs.
       OutputError: if the rule broadcasts the error and the model's output is not one array.
+      UnsupportedLayerError: if the model uses a weight past its layer.
     """
     if self._bound is not None:
       variables = {FEEDBACK: self._bound, **variables}
+    if self._plug.choice.network is not None:
+      out, state = linen_whole.run(
+          self, self._plug.choice.network, self._whole(rngs, method, mutable), variables, args,
+          kwargs, mutable)
+      return out if mutable is False else (out, state)
     run = functools.partial(super().apply, variables, *args, rngs=rngs, method=method, **kwargs)
 
     def output_only():
       result = run(mutable=_private(mutable, 'shape'))
       return result[0]
 
+    self._refuse_leaks(variables, args, rngs, method, kwargs)
     session = _prepare(self._plug, output_only, variables)
     widened = union_filters(_private(mutable, ('apply', self._plug)), PORTS)
     out, state = _intercepted(session, lambda: run(mutable=widened))
@@ -132,6 +143,42 @@ class Plugged:
       position, leaf = locate(out, self._plug.output)
       out = replace(out, position, tap(leaf, ports))
     return out if mutable is False else (out, state)
+
+  def _whole(self, rngs, method, mutable) -> linen_whole.Apply:
+    """The plain model's `apply`, for a rule of the whole network."""
+
+    def apply(variables, args, kwargs):
+      return _run(lambda: super(Plugged, self).apply(
+          variables, *args, rngs=rngs, method=method,
+          mutable=_private(mutable, ('whole', next(_traces))), **kwargs))
+
+    return apply
+
+  def _whole_init(self, run, rngs, args, method, kwargs):
+    """See `traced_init`; the session only notes the layers' kinds."""
+    session = Session(choose('bp'))
+    out, variables = _intercepted(session, run)
+    streams = rngs if isinstance(rngs, Mapping) else {'params': rngs}
+    made = linen_whole.feedback(
+        self, self._plug.choice.network, self._whole(streams, method, False), variables, rngs,
+        args, kwargs)
+    return (out, {**variables, FEEDBACK: made}), session
+
+  def _refuse_leaks(self, variables, args, rngs, method, kwargs) -> None:
+    """Once for each model: no weight may be used past its layer."""
+    at = self._plain, self._plug, repr(self)
+    if at in _examined or 'params' not in variables or self._plug.choice.exact:
+      return
+
+    def run(params):
+      return super(Plugged, self).apply(
+          {**variables, 'params': params}, *args, rngs=rngs, method=method,
+          mutable=_private(True, ('leaks', next(_traces))), **kwargs)[0]
+
+    session = Session(self._plug.choice, marking=True)
+    refuse_leaks(jax.make_jaxpr(
+        lambda params: _intercepted(session, lambda: run(params)))(variables['params']))
+    _examined.add(at)
 
   def _call_wrapped_method(self, fun, args, kwargs):
     out = super()._call_wrapped_method(fun, args, kwargs)

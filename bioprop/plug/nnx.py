@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError, UnsupportedLayerError
-from bioprop.plug import nnx_run
+from bioprop.plug import nnx_run, nnx_whole
 from bioprop.plug.choice import choose
 from bioprop.plug.nnx_kinds import Kind, kind_of
 from bioprop.plug.nnx_layer import (
@@ -28,7 +28,7 @@ from bioprop.plug.nnx_layer import (
 )
 from bioprop.plug.nnx_run import OUTPUT, Sample, root_class
 from bioprop.plug.output import Where
-from bioprop.rules import Op, Rule, Site
+from bioprop.rules import AnyRule, Op, Rule, Site
 from bioprop.typing import Array, Key
 
 Path = tuple[Any, ...]
@@ -36,7 +36,7 @@ Path = tuple[Any, ...]
 
 def install(
     model: nnx.Module,
-    rule: Rule | str | Mapping[str, Rule | str],
+    rule: AnyRule | str | Mapping[str, AnyRule | str],
     rngs: nnx.Rngs | int | Key | None = None,
     *sample: Any,
     output: Where = None,
@@ -83,6 +83,10 @@ def install(
         f'bioprop.install(model, \'fa\', nnx.Rngs(0)); for flax.linen it is bioprop.wrap.')
   choice = choose(rule)
   uninstall(model)
+  if choice.network is not None:
+    draw = _Draws(rngs if rngs is not None or choice.network.needs_sample else 0)
+    nnx_whole.plug(model, choice.network, lambda: draw.key, sample, kwargs)
+    return model
   layers = list(_layers(model))
   if not layers:
     raise NothingMatchedError(
@@ -96,6 +100,7 @@ def install(
   choice.check_used(names)
   todo = [row for row in todo if not row[3].exact]
   _refuse_learning_below_norms(model, layers, todo)
+  _refuse_learning_shared(todo)
   draw = _Draws(rngs)
   seen = nnx_run.watch(model, [(layer, name, rule) for name, layer, _, rule in todo],
                        Sample(sample, kwargs), output)
@@ -122,6 +127,9 @@ def uninstall(model: nnx.Module) -> nnx.Module:
   """
   for _, module in _modules(model):
     plan = getattr(module, PLAN, None)
+    if nnx_whole.RULE in vars(module):
+      delattr(module, nnx_whole.RULE)
+      delattr(module, nnx_whole.FEEDBACK)
     ours = {PLAN, PORT, STREAM, OUTPUT, *(row[2] for row in plan.feedback if plan)} if plan else {
         OUTPUT}
     for name in ours & set(vars(module)):
@@ -203,7 +211,7 @@ class _Draws:
     self._rngs = rngs
 
   @functools.cached_property
-  def _key(self) -> Key:
+  def key(self) -> Key:
     if self._rngs is None:
       raise FeedbackMissingError(
           'this rule draws feedback weights at random, and install was given no rngs. Give it '
@@ -219,7 +227,7 @@ class _Draws:
 
   def keys(self, plan: Plan, stack: tuple[int, ...], op: str = '') -> Key:
     """A key for an op of a layer, or one for each layer of a stack."""
-    key = jax.random.fold_in(self._key, zlib.crc32(f'{plan.path}:{op}'.encode()))
+    key = jax.random.fold_in(self.key, zlib.crc32(f'{plan.path}:{op}'.encode()))
     return jax.random.split(key, stack) if stack else key
 
 
@@ -239,6 +247,18 @@ def _layers(model: nnx.Module) -> Iterator[tuple[Path, nnx.Module, Kind]]:
 def _swap(module: nnx.Module, cls: type) -> None:
   # Around NNX's own __setattr__, which would take '__class__' for one of the module's attributes.
   object.__setattr__(module, '__class__', cls)
+
+
+def _refuse_learning_shared(todo) -> None:
+  owners: dict[int, str] = {}
+  for name, layer, kind, rule in todo:
+    for weight in (getattr(layer, weight, None) for weight in kind.weights if rule.learns):
+      if weight is not None and owners.setdefault(id(weight), name) != name:
+        raise UnsupportedLayerError(
+            f'the layers {owners[id(weight)]!r} and {name!r} share one parameter, and '
+            f'{type(rule).__name__} keeps feedback that learns beside each layer: it would get the '
+            f'update of its own layer alone, and never align. Choose a rule with frozen feedback '
+            f'for one of them: bioprop.install(model, {{{name!r}: \'fa\', \'*\': ...}}, rngs).')
 
 
 def _refuse_learning_below_norms(model, layers, todo) -> None:

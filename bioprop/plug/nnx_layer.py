@@ -19,6 +19,7 @@ from flax.errors import TraceContextError
 
 from bioprop.errors import FeedbackMissingError, LiftedTransformError, UnsupportedLayerError
 from bioprop.plug import activity
+from bioprop.plug.leaks import mark_weights
 from bioprop.plug.nnx_kinds import Kind, kind_of
 from bioprop.plug.unbound import without_gradient
 from bioprop.rules import Op, Rule
@@ -204,7 +205,7 @@ def _watch(watcher, plan, op_name, op, params, x) -> Array:
   # A tied embedding reads tokens first, which take no feedback, and activities later.
   if known is None or not jnp.issubdtype(known.dtype, jnp.inexact):
     watcher.inputs[at] = jax.ShapeDtypeStruct(x.shape, x.dtype)
-  y = op(params, x)
+  y = op(mark_weights(params, op.weights, plan.path), x)
   return activity.mark(y, label(at)) if watcher.marking else y
 
 

@@ -5,12 +5,13 @@ from typing import Any
 import jax
 from flax import nnx
 
+from bioprop.plug import nnx_whole
 from bioprop.plug.nnx import install
 from bioprop.plug.nnx_kinds import ELEMENTWISE, kind_of
 from bioprop.plug.nnx_layer import PLAN
 from bioprop.plug.output import Where
 from bioprop.plug.rows import Row
-from bioprop.rules import RULES
+from bioprop.rules import RULES, NetworkRule
 
 _NAMES = {cls: name for name, cls in RULES.items()}
 
@@ -41,19 +42,23 @@ def rows_of(model: nnx.Module, rule: Any, sample: tuple[Any, ...], output: Where
 
 def _rows(model: nnx.Module, exact: bool) -> list[Row]:
   """A row for each parameter; `exact`: layers without a plan are on bp because it was asked for."""
-  rows, owners = [], {}
+  rows, owners, whole = [], {}, vars(model).get(nnx_whole.RULE)
   for path, node in nnx.iter_graph(model, graph=True):
     if isinstance(node, nnx.Module):
       owners[path] = node
   for path, node in nnx.iter_graph(model, graph=True):
     if isinstance(node, nnx.Param):
       owner = max((at for at in owners if path[:len(at)] == at), key=len)
-      rows.append(_row('/'.join(map(str, path)), str(path[-1]), node, owners[owner], exact))
+      rows.append(_row('/'.join(map(str, path)), str(path[-1]), node, owners[owner], exact, whole))
   return sorted(rows, key=lambda row: row.path)
 
 
-def _row(path: str, name: str, parameter: nnx.Param, layer: nnx.Module, exact: bool) -> Row:
+def _row(path: str, name: str, parameter: nnx.Param, layer: nnx.Module, exact: bool,
+         whole: NetworkRule | None) -> Row:
   shape, kind = parameter.shape, kind_of(type(layer))
+  if whole is not None:
+    return Row(path, shape, kind.name if kind else type(layer).__name__, _name(whole),
+               shape if whole.keeps_weights else None)
   plan = getattr(layer, PLAN, None)
   if plan is not None and any(name == row[2] for row in plan.feedback):
     return Row(path, shape, kind.name, _name(plan.rule), None, 'learned feedback')

@@ -18,6 +18,7 @@ from flax.errors import TraceContextError
 
 from bioprop.errors import FeedbackMissingError, OutputError
 from bioprop.plug import activity
+from bioprop.plug.leaks import refuse_leaks
 from bioprop.plug.nnx_layer import (
   PLAN,
   PORT,
@@ -80,6 +81,7 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
     OutputError: if the model cannot be called, or a rule broadcasts the error and the output is
       not one array.
     ActivationError: if a rule needs a nonlinearity that is ambiguous.
+    UnsupportedLayerError: if the model uses a weight past its layer.
   """
   reads = any(rule.reads_error for _, _, rule in layers)
   if not (sample.args or sample.kwargs):
@@ -114,6 +116,7 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
     for layer, cls in kept:
       object.__setattr__(layer, '__class__', cls)
       delattr(layer, PLAN)
+  refuse_leaks(closed)
   leaf = locate(out, output)[1] if reads else None
   error = None if leaf is None else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   phi = activity.activations(closed) if watcher.marking else {}

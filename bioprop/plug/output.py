@@ -37,7 +37,7 @@ def locate(out: PyTree, where: Where) -> tuple[int, Any]:
     raise OutputError(
         f'this rule broadcasts the error at the network\'s output, which must be one array; the '
         f'model returns these floating-point arrays: {shapes}.{asked} Say which one is the output, '
-        f'by its index or key: bioprop.wrap(model, rule, output=0).')
+        f'by its index or key: output=0 beside the rule, in wrap or install.')
   leaf = leaves[floating[0]][1]
   if leaf.ndim < 1:
     raise OutputError(

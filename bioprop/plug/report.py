@@ -12,14 +12,14 @@ from bioprop.plug.output import Where
 from bioprop.plug.rows import Report, Row
 from bioprop.plug.session import FEEDBACK, Record
 from bioprop.plug.sites import ELEMENTWISE, REPARAMETRISED
-from bioprop.rules import RULES, Rule
+from bioprop.rules import RULES, AnyRule
 
 _STREAMS = ('params', 'feedback', 'dropout')
 
 
 def describe(
     model: nn.Module | nnx.Module,
-    rule: Rule | str | Mapping[str, Rule | str] | None,
+    rule: AnyRule | str | Mapping[str, AnyRule | str] | None,
     *sample: Any,
     output: Where = None,
     rngs: Mapping[str, jax.Array] | None = None,
@@ -51,11 +51,16 @@ def describe(
   streams = rngs or {name: jax.random.key(0) for name in _STREAMS}
   variables, session = _abstract_init(plugged, streams, sample, kwargs)
   names = {cls: name for name, cls in RULES.items()}
-  rows = []
+  whole, rows = plugged._plug.choice.network, []
   for path, leaf in _flat(variables['params']):
     layer, _, name = path.rpartition('/')
     record = session.records.get(layer)
-    if name.startswith(f'{FEEDBACK}_'):
+    if whole is not None:
+      kind = record.kind if record else session.modules.get(layer, nn.Module).__name__
+      feedback = leaf.shape if whole.keeps_weights else None
+      rows.append(Row(path, leaf.shape, kind, names.get(type(whole), type(whole).__name__),
+                      feedback))
+    elif name.startswith(f'{FEEDBACK}_'):
       rows.append(Row(path, leaf.shape, record.kind, names.get(type(record.rule)), None,
                       'learned feedback'))
     elif record is not None and name in (*record.weights, 'bias'):

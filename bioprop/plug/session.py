@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from bioprop.errors import FeedbackMissingError, LiftedTransformError, UnsupportedLayerError
 from bioprop.plug import activity
 from bioprop.plug.choice import Choice
+from bioprop.plug.leaks import mark_weights
 from bioprop.plug.rnn import carrying
 from bioprop.plug.sites import OPS, REPARAMETRISED, RNN_CALL, SAME_AS, OpKind
 from bioprop.rules import Op, Rule, Site
@@ -51,7 +52,7 @@ class Session:
     carried: the names of the collections that were passed to `apply`.
     error: shape and dtype of the network's output, for rules that broadcast its error.
     activations: the nonlinearity after each layer, for rules that need it.
-    marking: only mark the ops' outputs for `activity`, and let no rule act.
+    marking: only mark the ops' outputs for `activity`, their weights for `leaks`; no rule acts.
     records: what was matched, by path.
     modules: the class of every module that ran, by path.
     normalised: the call is inside an nn.WeightNorm or nn.SpectralNorm.
@@ -94,9 +95,9 @@ class Session:
 
   def _op(self, module: nn.Module, kind: OpKind, next_fun, args, kwargs) -> Array:
     path = '/'.join(module.path)
-    if self.marking:
-      return activity.mark(next_fun(*args, **kwargs), path)
     rule = self.choice.rule_for(path)
+    if self.marking:
+      return activity.mark(self._marked(module, kind, rule, next_fun, args, kwargs), path)
     if self.normalised and not rule.exact:
       raise UnsupportedLayerError(
           f'the layer {path!r} is wrapped in nn.WeightNorm or nn.SpectralNorm, whose lifted '
@@ -124,6 +125,13 @@ class Session:
       calls = len(module.variables.get(PORTS, {}))
       module.scope.put_variable(PORTS, f'call_{calls}', port)
     return y
+
+  def _marked(self, module, kind, rule, next_fun, args, kwargs) -> Array:
+    """The layer's output, its weights marked for `leaks` where a rule will act on them."""
+    if rule.exact or module.is_initializing() or 'params' not in module.variables:
+      return next_fun(*args, **kwargs)
+    site, x = self._site(module, kind, rule, args, kwargs)
+    return site.op(mark_weights(site.params, kind.weights, site.path), x)
 
   def _site(self, module, kind, rule, args, kwargs) -> tuple[Site, Array]:
     bound = inspect.signature(inspect.unwrap(kind.method)).bind(module, *args, **kwargs)

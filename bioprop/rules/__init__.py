@@ -3,17 +3,21 @@ import dataclasses
 import difflib
 
 from bioprop.errors import RuleOptionError, UnknownRuleError
+from bioprop.rules.align import AlignAda, AlignProp, AlignZero
 from bioprop.rules.backprop import Backprop
 from bioprop.rules.base import Credit, Op, Rule, Site
 from bioprop.rules.direct import DirectFeedbackAlignment
 from bioprop.rules.feedback import FeedbackAlignment
 from bioprop.rules.hebb import Hebb
 from bioprop.rules.kolen_pollack import KolenPollack
+from bioprop.rules.network import Network, NetworkRule
 from bioprop.rules.sign_batch import BatchSign
 from bioprop.rules.sign_fixed import FixedSign
 from bioprop.rules.sign_uniform import UniformSign
 
-RULES: dict[str, type[Rule]] = {
+AnyRule = Rule | NetworkRule
+
+RULES: dict[str, type[AnyRule]] = {
     'bp': Backprop,
     'fa': FeedbackAlignment,
     'dfa': DirectFeedbackAlignment,
@@ -22,10 +26,13 @@ RULES: dict[str, type[Rule]] = {
     'frsf': FixedSign,
     'kp': KolenPollack,
     'hebb': Hebb,
+    'align_prop': AlignProp,
+    'align_ada': AlignAda,
+    'align_zero': AlignZero,
 }
 
 
-def make(name: str, **options) -> Rule:
+def make(name: str, **options) -> AnyRule:
   """Makes a rule by name: make('fa', rho=0.5).
 
   Args:
@@ -55,4 +62,4 @@ def _guess(word, words):
   return f' Did you mean {close[0]!r}?' if close else ''
 
 
-__all__ = ['RULES', 'Credit', 'Op', 'Rule', 'Site', 'make']
+__all__ = ['RULES', 'AnyRule', 'Credit', 'Network', 'NetworkRule', 'Op', 'Rule', 'Site', 'make']

@@ -27,9 +27,8 @@ def shared_axes(x: tuple[int, ...], error: tuple[int, ...], path: str = '') -> i
         f'the layer {path!r} has an input of shape {x}, and the error at the network\'s output '
         f'has shape {error}: the input\'s first axis is not the batch (nor a multiple of it), so '
         f'a rule that broadcasts the error cannot tell which sample is which. Move the batch to '
-        f'the front of the layer\'s input, keep the layer out of an nn.vmap over samples, or give '
-        f'it a rule that needs no broadcast: '
-        f'bioprop.wrap(model, {{{path!r}: \'fa\', \'*\': ...}}).')
+        f'the front of the layer\'s input, keep the layer out of a vmap over samples, or give it a '
+        f'rule that needs no broadcast, in place of the rule: {{{path!r}: \'fa\', \'*\': ...}}.')
   return 1
 
 

@@ -84,9 +84,8 @@ class Hebb(Rule):
     per_sample = jnp.sum(squares, axis=tuple(range(max(shared, 1), delta.ndim)))
     if y.shape[0] != per_sample.shape[0]:
       raise ErrorShapeError(
-          f'a layer\'s output has shape {y.shape}, and the error at the network\'s output '
-          f'has shape '
-          f'{delta.shape}: their first axes differ, so hebb cannot tell which sample is which. '
-          f'Give this layer another rule: '
-          f'bioprop.wrap(model, {{\'<layer>\': \'bp\', \'*\': \'hebb\'}}).')
+          f'a layer\'s output has shape {y.shape}, and the error at the network\'s output has '
+          f'shape {delta.shape}: their first axes differ, so hebb cannot tell which sample is '
+          f'which. Give this layer another rule, in place of the one for all: '
+          f'{{\'<layer>\': \'bp\', \'*\': \'hebb\'}}.')
     return per_sample.reshape(per_sample.shape + (1,) * (y.ndim - per_sample.ndim))

@@ -92,18 +92,23 @@ def parse(distributed: str) -> Member:
   """Reads 'HOST:PORT,NUM_PROCESSES,PROCESS_ID'.
 
   Raises:
-    ConfigError: if it is of another form, or no process has this number.
+    ConfigError: if it is of another form, or no port or no process has this number.
   """
-  match = re.fullmatch(r'([^\s,]+:\d+),(\d+),(\d+)', distributed)
-  if not match or not int(match[3]) < int(match[2]):
-    fault = (f'process {match[3]} is none of {match[2]}, which count from 0' if match else
-             f'it is neither {_AUTO!r} nor HOST:PORT,NUM_PROCESSES,PROCESS_ID')
+  match = re.fullmatch(r'([^\s,]+:(\d+)),(\d+),(\d+)', distributed)
+  fault = None
+  if not match:
+    fault = f'it is neither {_AUTO!r} nor HOST:PORT,NUM_PROCESSES,PROCESS_ID'
+  elif not 0 < int(match[2]) < 2**16:
+    fault = f'{match[2]} is no port, which are 1 to 65535'
+  elif not int(match[4]) < int(match[3]):
+    fault = f'process {match[4]} is none of {match[3]}, which count from 0'
+  if fault:
     raise ConfigError(
         f'config.distributed is {distributed!r}: {fault}. Under SLURM, Open MPI, Kubernetes or on '
         f'a Cloud TPU type --config.distributed={_AUTO}; else, in the first of two processes, '
         '--config.distributed=localhost:1234,2,0, and in the other --config.distributed='
         'localhost:1234,2,1, with an address of the first one\'s machine.')
-  return Member(match[1], int(match[2]), int(match[3]))
+  return Member(match[1], int(match[3]), int(match[4]))
 
 
 def is_first() -> bool:
@@ -173,7 +178,8 @@ def needing_all() -> Iterator[None]:
     yield
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     gloo = 'Gloo' in str(error)  # The CPU's collectives raise a ValueError.
-    if not jax.distributed.is_initialized() or not (
+    own = 'RESOURCE_EXHAUSTED' in str(error)  # Out of memory: no other's fault.
+    if own or not jax.distributed.is_initialized() or not (
         gloo or isinstance(error, jax.errors.JaxRuntimeError)):
       raise
     raise LostProcessError(
@@ -226,7 +232,7 @@ def _check_port(wish, member):
     socket.create_server(
         ('', int(member.coordinator.rpartition(':')[2])), dualstack_ipv6=dual,
         family=socket.AF_INET6 if dual else socket.AF_INET).close()
-  except (OSError, OverflowError) as error:
+  except OSError as error:
     raise ConfigError(_not_joined(wish, member, error)) from error
 
 

@@ -76,6 +76,17 @@ def test_rule_on_one_block(make, rule):
   make('_ResNet1').check_rule(rule)
 
 
+def test_their_evaluation(make, program):
+  """It runs the plugged model, under pmap and with nothing mutable."""
+  train = program('imagenet', 'main', patched=True).train
+  case, flags.FLAGS.rule = make('_ResNet1'), 'dfa'
+  state = train.create_train_state(
+      jax.random.key(0), flags.FLAGS.config, case.model, SIZE, learning_rate_fn=0.1)
+  step = jax.pmap(train.eval_step, in_axes=(None, 0), axis_name='batch')
+  got, want = step(state, BATCH), step(state.replace(apply_fn=case.model.apply), BATCH)
+  np.testing.assert_allclose(got['loss'], want['loss'], rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('network', ['ResNet18', 'ResNet50'])
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'frsf', 'kp', 'hebb'])

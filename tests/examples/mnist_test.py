@@ -1,4 +1,5 @@
 """examples/mnist: an NNX network with BatchNorm and Dropout, which holds its own state."""
+import inspect
 import types
 import zlib
 
@@ -98,6 +99,13 @@ def defined(layer, method, rule, b, e, tools):
     return method(self, stop(x)) + (sent(x) - stop(sent(x)))
 
   return call
+
+
+def test_the_line_of_these_tests_is_the_documents(train):
+  """Theirs stands in the middle of the loop, where no test can call it alone."""
+  line = 'model = bioprop.from_flags(model, jax.numpy.ones((1, 28, 28, 1)), nnx.Rngs(0))'
+  assert line in inspect.getsource(train.train_and_evaluate)
+  assert line.replace('model = ', 'return ') in inspect.getsource(start)
 
 
 def test_every_parameter_is_covered(train):

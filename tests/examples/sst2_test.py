@@ -1,5 +1,6 @@
 """examples/sst2: an nn.scan of their own, an embedding made by self.param, attention."""
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -7,6 +8,14 @@ from absl import flags
 DRAW = np.random.RandomState(0)
 BATCH = {'token_ids': DRAW.randint(2, 11, size=(4, 5)), 'length': np.array([5, 4, 2, 5]),
          'label': DRAW.randint(2, size=4).astype(np.float32)}
+
+
+def choose(rule):
+  """The flags for a rule."""
+  flags.FLAGS.rule_options = ''
+  flags.FLAGS.rule = rule
+  if rule == 'dfa':  # Their batches have several lengths.
+    flags.FLAGS.rule_options = 'spatial=shared'
 
 
 @pytest.fixture(scope='module')
@@ -30,17 +39,17 @@ def case(program, tools):
     return jax.jit(step_of(plain))(tools.recording(state)).opt_state
 
   def plugged(rule):
-    flags.FLAGS.rule_options = ''
-    flags.FLAGS.rule = rule
-    if rule == 'dfa':  # Their batches have several lengths.
-      flags.FLAGS.rule_options = 'spatial=shared'
+    choose(rule)
     state = tools.recording(start(patched))
     gradient, traces = tools.two_steps(step_of(patched), state)
     return state.apply_fn.__self__, gradient, state.params, traces
 
   sample = (BATCH['token_ids'], BATCH['length'])
-  return tools.Case(patched.model_from_config(config), sample, (4, 1), gradient, plugged,
-                    options={'deterministic': True})
+  return tools.Case(
+      patched.model_from_config(config), sample, (4, 1), gradient, plugged,
+      options={'deterministic': True}, readouts=('classifier/mlp/output_layer',),
+      phi={'classifier/mlp/intermediate_layer': lambda h: jnp.tanh(h) / 0.5,  # And dropout.
+           'classifier/keys_only_mlp_attention/keys': jnp.tanh})
 
 
 def test_every_parameter_is_covered(case):
@@ -54,6 +63,20 @@ def test_symmetric_feedback_is_backprop(case):
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', *(
-    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf'))])
+    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf', 'hebb'))])
 def test_rule(case, rule):
   case.check_rule(rule)
+
+
+def test_their_evaluation(program, case):
+  """It runs the plugged model, without a random stream, on batches of another size and length."""
+  train = program('sst2', 'main', patched=True).train
+  choose('dfa')
+  config = flags.FLAGS.config.copy_and_resolve_references()
+  config.update(vocab_size=11, embedding_size=6, hidden_size=8)
+  state = train.create_train_state(jax.random.key(0), config, train.model_from_config(config))
+  batch = {name: value[:3] for name, value in BATCH.items()}
+  batch['token_ids'] = np.pad(batch['token_ids'], ((0, 0), (0, 3)))
+  got = train.eval_step(state, batch, None)
+  want = train.eval_step(state.replace(apply_fn=case.model.apply), batch, None)
+  np.testing.assert_allclose(got.loss, want.loss, rtol=1e-5)

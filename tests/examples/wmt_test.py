@@ -71,6 +71,6 @@ def test_symmetric_feedback_is_backprop(case):
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', *(
-    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf',))])
+    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf'))])
 def test_rule(case, rule):
   case.check_rule(rule)

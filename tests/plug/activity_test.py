@@ -78,3 +78,17 @@ def test_constants_tell_functions_apart(tools):
 
   with pytest.raises(errors.ActivationError, match='0.1.*0.2'):
     jax.jit(bioprop.wrap(Slopes(), 'hebb').init)(jax.random.key(0), tools.x)
+
+
+def test_exponents_tell_functions_apart(tools):
+  """An option of a primitive is part of its name."""
+
+  class Powers(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      layer = nn.Dense(6, name='shared')
+      return nn.Dense(3)(layer(layer(x)**2)**3)
+
+  with pytest.raises(errors.ActivationError, match=r'\(2\).*\(3\)'):
+    bioprop.wrap(Powers(), 'hebb').init(jax.random.key(0), tools.x)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import bioprop
+from bioprop.rules import NetworkRule
 
 
 class Low(nn.Dense):
@@ -32,7 +33,7 @@ class Everything(nn.Module):
 TOKENS = jnp.zeros((2, 4), jnp.int32)
 
 
-@pytest.mark.parametrize('rule', [*bioprop.RULES])
+@pytest.mark.parametrize('rule', bioprop.RULES)
 def test_one_row_for_each_parameter(rule):
   """Paths and shapes are those of the variables; flags may be positional."""
   report = bioprop.describe(Everything(), rule, TOKENS, True)
@@ -42,6 +43,9 @@ def test_one_row_for_each_parameter(rule):
             for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
   assert {row.path: row.shape for row in report} == leaves and len(report) == len(leaves)
   rows = {row.path: row for row in report}
+  if issubclass(bioprop.RULES[rule], NetworkRule):
+    assert {row.rule for row in report} == {rule} and not report.left_out
+    return
   assert rows['mine'].rule == rows['Low_0/extra'].rule == 'BACKPROP'
   assert rows['gain'].rule == rows['BatchNorm_0/scale'].rule == 'local'
   assert rows['readout/kernel'].rule == rows['readout/bias'].rule == rule

@@ -6,6 +6,7 @@ from flax import nnx
 
 import bioprop
 from bioprop import errors
+from bioprop.rules import NetworkRule
 
 
 class Everything(nnx.Module):
@@ -49,6 +50,9 @@ def test_one_row_for_each_parameter(model, rule):
             for path, leaf in nnx.to_flat_state(nnx.state(plugged, nnx.Param))}
   assert {row.path: row.shape for row in report} == leaves and len(report) == len(leaves)
   rows = {row.path: row for row in report}
+  if issubclass(bioprop.RULES[rule], NetworkRule):
+    assert {row.rule for row in report} == {rule} and not report.left_out
+    return
   assert rows['mine'].rule == 'BACKPROP' and rows['mine'].layer == 'Everything'
   assert rows['gain'].rule == rows['norm/scale'].rule == rows['tail/1'].rule == 'local'
   for name in ('embed/embedding', 'attention/query/kernel', 'attention/out/bias', 'lora/lora_b',

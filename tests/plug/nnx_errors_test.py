@@ -124,6 +124,13 @@ def install(model, rule, *args, **kwargs):
   return bioprop.install(model, rule, nnx.Rngs(1), *args, **kwargs)
 
 
+def tied():
+  """A model of two layers with one kernel."""
+  first, second = (nnx.Linear(6, 6, rngs=nnx.Rngs(0)) for _ in range(2))
+  second.kernel = first.kernel
+  return nnx.Sequential(first, second)
+
+
 spectral = lambda: nnx.SpectralNorm(nnx.Linear(6, 5, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
 
 # Error, what raises it, what the message says, the line that it says to type.
@@ -166,6 +173,9 @@ INSTALLING = {
     'learning below a norm': (errors.UnsupportedLayerError, lambda: install(
         nnx.Sequential(spectral(), nnx.Linear(5, 3, rngs=nnx.Rngs(0))), 'kp'), 'nnx.SpectralNorm',
         "bioprop.install(model, {'layers/0/layer_instance': 'fa', '*': ...}, rngs)"),
+    'learning beside a shared parameter': (errors.UnsupportedLayerError, lambda: install(
+        tied(), 'kp'), "'layers/0' and 'layers/1' share one parameter",
+        "bioprop.install(model, {'layers/1': 'fa', '*': ...}, rngs)"),
     'two nonlinearities': (errors.ActivationError, lambda: install(
         shared((jnp.tanh, jnp.sin)), 'hebb', SHAPE), "'layer' is called more than once",
         "bioprop.make('hebb', activation='relu')"),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import nnx, traverse_util
 
 import bioprop
 
@@ -62,8 +62,14 @@ class NnxCnn(nnx.Module):
     return self.last(nnx.relu(self.first(x)).reshape((x.shape[0], -1)))
 
 
+def moved(params):
+  """Parameters as they might be some steps after the feedback was made."""
+  return jax.tree.map(lambda w: w + 0.2 * jnp.cos(jnp.arange(w.size, dtype=F)).reshape(w.shape),
+                      params)
+
+
 class LinenSide:
-  """A linen model under a rule.
+  """A linen model under a rule, its parameters moved since its feedback was made.
 
   Attributes:
     params: the parameters, {layer: {name: array}}.
@@ -75,7 +81,7 @@ class LinenSide:
     self._plain, self._plugged, self._x = model, bioprop.wrap(model, rule), x
     self._rngs = {'feedback': jax.random.key(11)}
     variables = self._plugged.init(jax.random.key(0), x)
-    self.params = variables.pop('params')
+    self.params = moved(variables.pop('params'))
     self._state, self.stored = variables, variables.get('feedback', {})
     self.keys = self._layer_keys()
 
@@ -107,6 +113,7 @@ class NnxSide:
 
   def __init__(self, model, rule, x):
     self._model, self._x = bioprop.install(model, rule, nnx.Rngs(1), x), x
+    nnx.update(model, moved(nnx.state(model, nnx.Param)))
     layers = {name: layer for name, layer in vars(model).items() if isinstance(layer, nnx.Module)}
     arrays = {name: {key: value[...] for key, value in vars(layer).items()
                      if isinstance(value, nnx.Variable)} for name, layer in layers.items()}
@@ -117,6 +124,10 @@ class NnxSide:
                    for name, leaves in arrays.items()}
     self.stored = {name: {key.removeprefix('feedback_'): a for key, a in leaves.items()
                           if frozen(key)} for name, leaves in arrays.items()}
+    if hasattr(model, 'feedback_network'):
+      self.stored = {name: traverse_util.unflatten_dict(
+          {key: a[...] for key, a in kept.items()}, sep='/')
+                     for name, kept in model.feedback_network.items()}
     streams = {name: getattr(layer, 'feedback_stream', None) for name, layer in layers.items()}
     self.keys = {name: stream and jax.random.fold_in(stream.key[...], stream.count[...])
                  for name, stream in streams.items()}

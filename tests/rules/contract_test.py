@@ -1,4 +1,5 @@
 """Every rule, in linen and NNX, against numpy by hand; a rule without a row fails."""
+import copy
 import dataclasses
 import zlib
 from collections.abc import Callable
@@ -43,6 +44,15 @@ def redrawn(w, stored, key):
   return SCALE * np.sign(w) * np.abs(np.asarray(m)) * rms(w)
 
 
+def frozen(net, e, stored, presynaptic):
+  """The initial network's errors, times activities of `presynaptic`: 'now' or 'twin'."""
+  twin = copy.copy(net)
+  initial = {n: (p['kernel'], p['bias']) for n, p in stored['initial'].items()}
+  twin.forward(initial, next(iter(net.x.values())))
+  twin.x = net.x if presynaptic == 'now' else twin.x
+  return twin.chain(e, {n: w for n, (w, _) in initial.items()})
+
+
 ROWS = {
     'bp': Row({}, chain(lambda w, stored, key: w)),
     'fa': Row({'rho': 0.5, 'scale': SCALE}, chain(lambda w, stored, key: stored['kernel'])),
@@ -55,6 +65,9 @@ ROWS = {
     'kp': Row({'scale': SCALE}, chain(lambda w, stored, key: stored['feedback_kernel'])),
     'hebb': Row({'scale': SCALE}, lambda net, e, kernels, stored, keys: net.hebb(
         e, len(e), SCALE)),
+    'align_prop': Row({}, chain(lambda w, stored, key: stored['kernel'])),
+    'align_ada': Row({}, lambda net, e, kernels, stored, keys: frozen(net, e, stored, 'now')),
+    'align_zero': Row({}, lambda net, e, kernels, stored, keys: frozen(net, e, stored, 'twin')),
 }
 
 
@@ -112,7 +125,7 @@ def test_the_rules_differ(net):
   for name, row in ROWS.items():
     side = net.plug(bioprop.make(name, **row.options))
     grads = side.gradients(lambda out: cross_entropy(out, net.targets))[0]
-    kernel = np.asarray(grads['first']['kernel'])
+    kernel = np.concatenate([np.ravel(layer['kernel']) for layer in grads.values()])
     for other, previous in seen.items():
       assert np.abs(kernel - previous).max() > 1e-4, f'{name} is {other}'
     seen[name] = kernel

@@ -1,4 +1,5 @@
 """Names and options of rules: what is refused, and with which words."""
+import dataclasses
 import math
 
 import pytest
@@ -6,6 +7,8 @@ import pytest
 import bioprop
 from bioprop import errors
 
+SCALED = [name for name, cls in bioprop.RULES.items()
+          if 'scale' in {field.name for field in dataclasses.fields(cls)}]
 
 def test_unknown_rule_suggests_one():
   """The message lists the rules and guesses."""
@@ -25,7 +28,7 @@ def test_unknown_rule_suggests_one():
     ('hebb', {'reduction': 'median'}, "reduction='median'.*mean, sum"),
     ('hebb', {'reduction': 1}, 'reduction=1'),
     ('hebb', {'activation': 'tan'}, "activation='tan'"),
-    *((name, {'scale': scale}, 'scale=') for name in bioprop.RULES if name != 'bp'
+    *((name, {'scale': scale}, 'scale=') for name in SCALED
       for scale in (-1.0, math.inf, math.nan, True, '1', [1.0])),
 ])
 def test_bad_options(name, options, words):
@@ -34,7 +37,7 @@ def test_bad_options(name, options, words):
     bioprop.make(name, **options)
 
 
-@pytest.mark.parametrize('name', [n for n in bioprop.RULES if n != 'bp'])
+@pytest.mark.parametrize('name', SCALED)
 @pytest.mark.parametrize('scale', [0, 1, 2.5])
 def test_good_scales(name, scale):
   """Whole numbers are numbers."""

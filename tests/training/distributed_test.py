@@ -6,10 +6,11 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from bioprop.errors import ConfigError, DistributedError
+from bioprop.errors import ConfigError, DistributedError, LostProcessError
 from bioprop.training import base, distributed, metrics
 from bioprop.training.checkpoint import Checkpoints
 
@@ -189,7 +190,8 @@ def test_auto_finds_the_processes_of_slurm(tmp_path):
 @pytest.mark.parametrize('value,words', [
     ('localhost', "neither 'auto' nor HOST:PORT"), ('localhost:1,2', 'neither'), ('', 'neither'),
     ('localhost,2,0', 'neither'), ('localhost:1,2,2', 'process 2 is none of 2'),
-    ('localhost:1,0,0', 'process 0 is none of 0')])
+    ('localhost:1,0,0', 'process 0 is none of 0'), ('localhost:0,2,0', '0 is no port'),
+    ('localhost:65536,2,1', '65536 is no port')])
 def test_what_cannot_be_read_says_what_to_type(value, words):
   config = base()
   config.update(mesh='data=2', distributed=value)
@@ -226,6 +228,15 @@ def test_errors_of_one_process_stay_what_they_are(error):
   with pytest.raises(type(error)) as caught, distributed.needing_all():
     raise error
   assert not isinstance(caught.value, DistributedError)
+
+
+def test_a_process_that_is_out_of_memory_says_so_itself(monkeypatch):
+  monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+  error = jax.errors.JaxRuntimeError
+  with pytest.raises(error, match='Out of memory'), distributed.needing_all():
+    raise error('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.')
+  with pytest.raises(LostProcessError, match='reset by peer'), distributed.needing_all():
+    raise error('UNKNOWN: Connection reset by peer')
 
 
 def _raises():

@@ -1,0 +1,99 @@
+"""What a rule of the whole network is.
+
+A `Rule` looks at one layer at a time. Some rules cannot: they run the network a second time, or
+change its forward pass. Such a rule is handed the network as one pure function, and answers with a
+function of the same parameters whose gradients, taken by JAX, are the pseudogradients.
+"""
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bioprop.typing import Key, Params, PyTree
+
+
+class Network(NamedTuple):
+  """A model on one batch.
+
+  Attributes:
+    function: maps (params, inputs) to (out, state): what the model returns, and what it carries to
+      its next call (running means), which takes no gradient.
+    inputs: the model's inputs, a tree of arrays.
+  """
+  function: Callable[[Params, PyTree], tuple[PyTree, PyTree]]
+  inputs: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkRule(abc.ABC):
+  """A learning rule of the whole network: immutable, compared by value; fields are its options.
+
+  Class attributes:
+    exact: the rule is backprop; no rule of the whole network is.
+    needs_sample: the feedback depends on the shapes inside the network.
+    keeps_weights: the feedback holds the initial parameters.
+  """
+  exact: ClassVar[bool] = False
+  needs_sample: ClassVar[bool] = False
+  keeps_weights: ClassVar[bool] = False
+
+  @abc.abstractmethod
+  def init_feedback(self, key: Key, network: Network, params: Params) -> dict[str, PyTree]:
+    """Makes the rule's feedback, by name.
+
+    Args:
+      key: for what is drawn.
+      network: the model on a sample; abstract where the model is initialised abstractly.
+      params: its initial parameters.
+    """
+
+  @abc.abstractmethod
+  def run(self, network: Network, params: Params,
+          feedback: dict[str, PyTree]) -> tuple[PyTree, PyTree]:
+    """Runs the network on its inputs.
+
+    Args:
+      network: the model.
+      params: its parameters as they are now.
+      feedback: what `init_feedback` made.
+
+    Returns:
+      (out, state), as `network.function` gives them; the gradients of `out` in `params` are the
+      rule's pseudogradients.
+    """
+
+
+def relay(value: PyTree, *sources: PyTree) -> PyTree:
+  """Returns `value`; its cotangent goes to every one of `sources`, and not to `value`.
+
+  Args:
+    value: arrays.
+    *sources: trees shaped like `value`.
+  """
+  return jax.tree.map(_relay, value, *sources)
+
+
+def _relay(value, *sources):
+  if not _inexact(value):
+    return value
+
+  @jax.custom_vjp
+  def forward(value, sources):
+    del sources
+    return value
+
+  forward.defvjp(lambda value, sources: (value, None),
+                 lambda _, g: (None, tuple(g for _ in sources)))
+  return forward(value, sources)
+
+
+def stop(tree: PyTree) -> PyTree:
+  """The tree, through which no gradient passes; keys and integers as they are."""
+  return jax.tree.map(lambda a: jax.lax.stop_gradient(a) if _inexact(a) else a, tree)
+
+
+def _inexact(a) -> bool:
+  return jnp.issubdtype(a.dtype if hasattr(a, 'dtype') else jnp.result_type(a), jnp.inexact)
