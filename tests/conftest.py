@@ -1,5 +1,13 @@
 """Strict numerics for every test: no silent rank or dtype promotion, warnings are errors."""
+import os
 import pathlib
+import tempfile
+
+# What several tests and their processes compile is compiled once; workers and programs inherit it.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _cache = tempfile.TemporaryDirectory(prefix='bioprop-tests-')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 import jax
 import pytest

@@ -7,19 +7,18 @@ primitive or as ten. Where something else reads the value first (normalisation, 
 another path) it is the identity.
 """
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from bioprop.errors import ActivationError
+from bioprop.plug import marks
 from bioprop.rules.jaxprs import body_of
 from bioprop.typing import Array
-
-_MARK = 'bioprop:'
 
 _ELEMENTWISE = frozenset('''
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
@@ -62,19 +61,15 @@ def _step_name(step) -> str:
   return f'{primitive.name}({",".join(shown)})' if shown else primitive.name
 
 
-def mark(y: Array, path: str) -> Array:
-  """Names an op's output in the jaxpr; the value is unchanged."""
-  return checkpoint_name(y, _MARK + path)
-
-
-def activations(closed: core.ClosedJaxpr) -> dict[str, Activation]:
+def activations(closed: core.ClosedJaxpr, wanted: Callable[[str], bool]) -> dict[str, Activation]:
   """The nonlinearity that follows each marked op.
 
   Args:
     closed: jaxpr of a model whose ops are marked.
+    wanted: whether an op's nonlinearity is asked for, by label.
 
   Returns:
-    A function for each path.
+    A function for each label.
 
   Raises:
     ActivationError: if an op that is called several times is followed by different ones.
@@ -82,10 +77,9 @@ def activations(closed: core.ClosedJaxpr) -> dict[str, Activation]:
   found: dict[str, Activation] = {}
   for frame in _frames(closed):
     for node in frame.nodes:
-      name = str(node.params.get('name', ''))
-      if node.primitive.name != 'name' or not name.startswith(_MARK):
+      path = marks.output_of(node.primitive, node.params)
+      if path is None or not wanted(path):
         continue
-      path = name[len(_MARK):]
       phi = frame.follow(node.outs[0])
       if path in found and found[path].name != phi.name:
         raise ActivationError(
@@ -159,8 +153,7 @@ class _Frame:
         continue
       operands = [position[a] if not isinstance(a, core.Literal) and a in position
                   else self._constant(a) for a in node.ins]
-      tagged = str(node.params.get('name', '')).startswith(_MARK)
-      if (node.primitive.name in _ELEMENTWISE and not tagged
+      if (node.primitive.name in _ELEMENTWISE and not marks.is_mark(node.primitive, node.params)
           and all(o is not None for o in operands)):
         steps.append((node.primitive, node.params, tuple(operands)))
         position[node.outs[0]] = len(steps)

@@ -15,6 +15,7 @@ from bioprop.plug import activity, linen_whole
 from bioprop.plug.choice import Choice, choose
 from bioprop.plug.leaks import refuse_leaks
 from bioprop.plug.output import Where, locate, replace
+from bioprop.plug.readouts import readouts
 from bioprop.plug.session import FEEDBACK, PORTS, Session
 from bioprop.plug.unbound import without_gradient
 from bioprop.rules import AnyRule
@@ -160,8 +161,8 @@ class Plugged:
     out, variables = _intercepted(session, run)
     streams = rngs if isinstance(rngs, Mapping) else {'params': rngs}
     made = linen_whole.feedback(
-        self, self._plug.choice.network, self._whole(streams, method, False), variables, rngs,
-        args, kwargs)
+        self, self._plug.choice.network, self._whole(streams, method, nn.DenyList('params')),
+        variables, rngs, args, kwargs)
     return (out, {**variables, FEEDBACK: made}), session
 
   def _refuse_leaks(self, variables, args, rngs, method, kwargs) -> None:
@@ -189,11 +190,13 @@ def _prepare(plug: Plug, output_only, variables) -> Session:
   """A session that knows the output's shape and the activations, where a rule asks for them."""
   rules = [rule for _, rule in plug.choice.rows]
   session = Session(plug.choice, frozenset(variables))
-  if any(rule.needs_activation for rule in rules):
+  if any(rule.needs_activation or rule.needs_readout for rule in rules):
     marking = Session(plug.choice, marking=True)
     closed, out = jax.make_jaxpr(
         lambda: _intercepted(marking, output_only), return_shape=True)()
-    session.activations = activity.activations(closed)
+    wanted = lambda label: plug.choice.rule_for(label.removesuffix('.attend')).needs_activation
+    session.activations = activity.activations(closed, wanted)
+    session.readouts = readouts(closed, locate(out, plug.output)[0])
   elif any(rule.reads_error for rule in rules):
     out = jax.eval_shape(lambda: _run(output_only))
   else:

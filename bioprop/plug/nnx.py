@@ -153,7 +153,7 @@ def _plug(layer, kind: Kind, plan: Plan, draw: '_Draws', seen: 'nnx_run.Seen') -
         attribute = f'feedback_{name}' if name in weights or not op else f'feedback_{op}_{name}'
         rows.append((op, name, attribute))
         made[attribute] = _variable(layer, name, value, rule)
-  plan = dataclasses.replace(plan, feedback=tuple(rows), **seen.activations(plan.path))
+  plan = dataclasses.replace(plan, feedback=tuple(rows), **seen.after(plan.path))
   for attribute, variable in made.items():
     setattr(layer, attribute, variable)
   if rule.reads_error:

@@ -19,7 +19,7 @@ from flax.errors import TraceContextError
 
 from bioprop.errors import FeedbackMissingError, LiftedTransformError, UnsupportedLayerError
 from bioprop.plug import activity
-from bioprop.plug.leaks import mark_weights
+from bioprop.plug.marks import mark_input, mark_output, mark_weights
 from bioprop.plug.nnx_kinds import Kind, kind_of
 from bioprop.plug.unbound import without_gradient
 from bioprop.rules import Op, Rule
@@ -47,6 +47,7 @@ class Plan:
     rule: how it assigns credit.
     feedback: (op, name, attribute) of each of its feedback arrays.
     phi: the names of the nonlinearities after its ops, which stand for `activations`.
+    readouts: those of its ops that are readouts, for rules that need them.
     activations: the nonlinearity after each of its ops, for rules that need it.
     watch: a number for each run of `install`'s watcher, which no cached trace may serve.
   """
@@ -54,6 +55,7 @@ class Plan:
   rule: Rule
   feedback: tuple[tuple[str, str, str], ...] = ()
   phi: tuple[str, ...] = ()
+  readouts: tuple[str, ...] = ()
   activations: Mapping[str, activity.Activation] = dataclasses.field(
       default_factory=dict, compare=False)
   watch: int = 0
@@ -65,10 +67,10 @@ class Watcher:
 
   Attributes:
     inputs: shape and dtype of each op's input, by (path, op).
-    marking: also mark the ops' outputs for `activity`.
+    labels: the path and the name of each op, by its label in the jaxpr.
   """
-  marking: bool
   inputs: dict[tuple[str, str], jax.ShapeDtypeStruct] = dataclasses.field(default_factory=dict)
+  labels: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
 
 watching: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar('watching', default=None)
@@ -148,7 +150,8 @@ def _as_op(kind: Kind, method: Callable[..., Array]) -> Callable[..., Array]:
     def function(params: Params, x: Array) -> Array:
       return method(_holding(bare, params), **{input_name: x}, **options)
 
-    return _run(self, '', function, kind.weights, params, jnp.asarray(x))
+    use = '.attend' if method is nnx.Embed.attend else ''
+    return _run(self, '', function, kind.weights, params, jnp.asarray(x), use)
 
   return call
 
@@ -166,15 +169,16 @@ def _call_lora(self, x, **kwargs):
   return out
 
 
-def _run(layer, op_name, function, weights, params: Params, x: Array) -> Array:
-  """Runs one op of a plugged layer by the rule of its plan."""
+def _run(layer, op_name, function, weights, params: Params, x: Array, use: str = '') -> Array:
+  """Runs one op of a plugged layer by the rule of its plan; `use` tells its methods apart."""
   plan: Plan = getattr(layer, PLAN)
   for ran in _overrides.get():
     ran.add(plan)
-  op = Op(function, weights, plan.activations.get(op_name))
+  name = op_name + use
+  op = Op(function, weights, plan.activations.get(name), name in plan.readouts)
   watcher = watching.get()
   if watcher is not None:
-    return _watch(watcher, plan, op_name, op, params, x)
+    return _watch(watcher, plan, op_name, use, op, params, x)
   rule, port, ready = plan.rule, None, True
   if rule.reads_error:
     filled = getattr(layer, PORT)[...]
@@ -199,14 +203,16 @@ def _run(layer, op_name, function, weights, params: Params, x: Array) -> Array:
   return y
 
 
-def _watch(watcher, plan, op_name, op, params, x) -> Array:
+def _watch(watcher, plan, op_name, use, op, params, x) -> Array:
   at = (plan.path, op_name)
   known = watcher.inputs.get(at)
   # A tied embedding reads tokens first, which take no feedback, and activities later.
   if known is None or not jnp.issubdtype(known.dtype, jnp.inexact):
     watcher.inputs[at] = jax.ShapeDtypeStruct(x.shape, x.dtype)
-  y = op(mark_weights(params, op.weights, plan.path), x)
-  return activity.mark(y, label(at)) if watcher.marking else y
+  name = label(at) + use
+  watcher.labels[name] = (plan.path, op_name + use)
+  y = op(mark_weights(params, op.weights, plan.path), mark_input(x, name))
+  return mark_output(y, name)
 
 
 def label(at: tuple[str, str]) -> str:

@@ -25,12 +25,12 @@ from bioprop.plug.nnx_layer import (
   Plan,
   Port,
   Watcher,
-  label,
   plugged_class,
   subclass,
   watching,
 )
 from bioprop.plug.output import Where, locate, replace
+from bioprop.plug.readouts import readouts
 from bioprop.rules import Rule
 from bioprop.rules.credit import tap
 
@@ -54,16 +54,19 @@ class Seen:
     inputs: shape and dtype of each op's input, by (path, op).
     error: shape and dtype of the model's output.
     phi: the nonlinearity after each op, by (path, op), where a rule needs it.
+    readouts: the (path, op) of ops that are readouts, where a rule needs to know.
   """
   ran: bool
   inputs: Mapping[tuple[str, str], jax.ShapeDtypeStruct]
-  error: jax.ShapeDtypeStruct | None
-  phi: Mapping[tuple[str, str], activity.Activation]
+  error: jax.ShapeDtypeStruct | None = None
+  phi: Mapping[tuple[str, str], activity.Activation] = dataclasses.field(default_factory=dict)
+  readouts: frozenset[tuple[str, str]] = frozenset()
 
-  def activations(self, path: str) -> dict[str, Any]:
+  def after(self, path: str) -> dict[str, Any]:
     """The fields of a layer's `Plan` that say what follows its ops."""
     own = {op: phi for (layer, op), phi in self.phi.items() if layer == path}
-    return {'activations': own, 'phi': tuple(f'{op}:{phi.name}' for op, phi in own.items())}
+    return {'activations': own, 'phi': tuple(f'{op}:{phi.name}' for op, phi in own.items()),
+            'readouts': tuple(sorted(op for layer, op in self.readouts if layer == path))}
 
 
 def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample: Sample,
@@ -91,15 +94,15 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
           f'{name} brings the error at the model\'s output to each layer\'s input, so install must '
           f'know the shapes of both, and was given no sample of the model\'s input. Give it one '
           f'batch, after the rngs, and the arguments with which the model is called: '
-          f'bioprop.install(model, rule, rngs, x).')
-    return Seen(False, {}, None, {})
+          f'bioprop.install(model, rule, rngs, x), or bioprop.from_flags(model, x).')
+    return Seen(False, {})
   if not callable(model):
     raise OutputError(
         f'install runs the model on its sample by calling it, and {type(model).__name__} has no '
         f'__call__: a rule that broadcasts the error finds the error at the output of that call. '
         f'Give the model a method def __call__(self, x), or choose a rule that needs no sample: '
         f'bioprop.install(model, \'fa\', rngs).')
-  watcher = Watcher(any(rule.needs_activation for _, _, rule in layers))
+  watcher = Watcher()
   number = next(_watches)
   kept = [(layer, type(layer)) for layer, _, _ in layers]
   try:
@@ -117,11 +120,16 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
       object.__setattr__(layer, '__class__', cls)
       delattr(layer, PLAN)
   refuse_leaks(closed)
-  leaf = locate(out, output)[1] if reads else None
-  error = None if leaf is None else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-  phi = activity.activations(closed) if watcher.marking else {}
-  return Seen(True, watcher.inputs, error,
-              {at: phi[label(at)] for at in watcher.inputs if label(at) in phi})
+  if not reads:
+    return Seen(True, watcher.inputs)
+  position, leaf = locate(out, output)
+  rules = {path: rule for _, path, rule in layers}
+  named = watcher.labels
+  phi = activity.activations(closed, lambda label: rules[named[label][0]].needs_activation)
+  last = [named[label] for label in readouts(closed, position)
+          if rules[named[label][0]].needs_readout]
+  return Seen(True, watcher.inputs, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+              {named[label]: function for label, function in phi.items()}, frozenset(last))
 
 
 @functools.cache

@@ -39,7 +39,8 @@ def plug(model: nnx.Module, rule: NetworkRule, key: Callable[[], Key], args: tup
     raise FeedbackMissingError(
         f'{type(rule).__name__} must know the shapes inside the network, and install was given no '
         f'sample of the model\'s input. Give it one batch, after the rngs, and the arguments with '
-        f'which the model is called: bioprop.install(model, rule, rngs, x).')
+        f'which the model is called: bioprop.install(model, rule, rngs, x), or '
+        f'bioprop.from_flags(model, x).')
   network, params = _network(model, type(model).__call__, args, kwargs)
   made = rule.init_feedback(key(), network, params)
   variables = dict(_named(nnx.state((model, {}), nnx.Param)))

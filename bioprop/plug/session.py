@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from bioprop.errors import FeedbackMissingError, LiftedTransformError, UnsupportedLayerError
 from bioprop.plug import activity
 from bioprop.plug.choice import Choice
-from bioprop.plug.leaks import mark_weights
+from bioprop.plug.marks import mark_input, mark_output, mark_weights
 from bioprop.plug.rnn import carrying
 from bioprop.plug.sites import OPS, REPARAMETRISED, RNN_CALL, SAME_AS, OpKind
 from bioprop.rules import Op, Rule, Site
@@ -51,8 +51,9 @@ class Session:
     choice: which layer gets which rule.
     carried: the names of the collections that were passed to `apply`.
     error: shape and dtype of the network's output, for rules that broadcast its error.
-    activations: the nonlinearity after each layer, for rules that need it.
-    marking: only mark the ops' outputs for `activity`, their weights for `leaks`; no rule acts.
+    activations: the nonlinearity after each op by label, for rules that need it.
+    readouts: the labels of the ops that are readouts, for rules that need them.
+    marking: only leave `marks` in the jaxpr; no rule acts.
     records: what was matched, by path.
     modules: the class of every module that ran, by path.
     normalised: the call is inside an nn.WeightNorm or nn.SpectralNorm.
@@ -61,6 +62,7 @@ class Session:
   carried: frozenset[str] = frozenset()
   error: jax.ShapeDtypeStruct | None = None
   activations: dict[str, activity.Activation] = dataclasses.field(default_factory=dict)
+  readouts: frozenset[str] = frozenset()
   marking: bool = False
   records: dict[str, Record] = dataclasses.field(default_factory=dict)
   modules: dict[str, type[nn.Module]] = dataclasses.field(default_factory=dict)
@@ -97,7 +99,7 @@ class Session:
     path = '/'.join(module.path)
     rule = self.choice.rule_for(path)
     if self.marking:
-      return activity.mark(self._marked(module, kind, rule, next_fun, args, kwargs), path)
+      return self._marked(module, kind, rule, next_fun, args, kwargs)
     if self.normalised and not rule.exact:
       raise UnsupportedLayerError(
           f'the layer {path!r} is wrapped in nn.WeightNorm or nn.SpectralNorm, whose lifted '
@@ -127,11 +129,15 @@ class Session:
     return y
 
   def _marked(self, module, kind, rule, next_fun, args, kwargs) -> Array:
-    """The layer's output, its weights marked for `leaks` where a rule will act on them."""
+    """The layer's output, with all marks; its weights' only where a rule will act on them."""
+    bound = inspect.signature(inspect.unwrap(kind.method)).bind(module, *args, **kwargs)
+    label, name = kind.label('/'.join(module.path)), list(bound.arguments)[1]
+    bound.arguments[name] = mark_input(jnp.asarray(bound.arguments[name]), label)
+    args, kwargs = bound.args[1:], bound.kwargs
     if rule.exact or module.is_initializing() or 'params' not in module.variables:
-      return next_fun(*args, **kwargs)
+      return mark_output(next_fun(*args, **kwargs), label)
     site, x = self._site(module, kind, rule, args, kwargs)
-    return site.op(mark_weights(site.params, kind.weights, site.path), x)
+    return mark_output(site.op(mark_weights(site.params, kind.weights, site.path), x), label)
 
   def _site(self, module, kind, rule, args, kwargs) -> tuple[Site, Array]:
     bound = inspect.signature(inspect.unwrap(kind.method)).bind(module, *args, **kwargs)
@@ -156,7 +162,8 @@ class Session:
       return {n: jax.tree.map(lambda w: _not_constant(w, key), drawn[n]) for n in kind.weights}
 
     params = {n: p for n, p in module.variables['params'].items() if not n.startswith(FEEDBACK)}
-    op = Op(function, kind.weights, self.activations.get(path))
+    label = kind.label(path)
+    op = Op(function, kind.weights, self.activations.get(label), label in self.readouts)
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     return Site(path, op, params, redraw, shape, self.error if rule.reads_error else None), x
 
@@ -217,8 +224,8 @@ class Session:
     shapes = {name: jnp.shape(leaf) for name, value in stored.items()
               for leaf in jax.tree.leaves(value)}
     phi = None
-    if rule.needs_activation and path in self.activations:
-      phi = self.activations[path].name
+    if rule.needs_activation and kind.label(path) in self.activations:
+      phi = self.activations[kind.label(path)].name
     previous = self.records.get(path)
     kinds = kind.name if previous is None or kind.name in previous.kind.split('+') else (
         f'{previous.kind}+{kind.name}')
@@ -276,7 +283,8 @@ def _missing(path: str, rule: Rule) -> str:
           f'{FEEDBACK!r}. Carry what init returned, as one carries batch_stats: '
           f'state = {{k: v for k, v in model.init(key, x).items() if k != \'params\'}}, then '
           f'model.apply({{\'params\': params, **state}}, x); or bind it once, for a loop that '
-          f'carries only params: model = bioprop.wrap(model, rule, variables=variables).')
+          f'carries only params: model = bioprop.wrap(model, rule, variables=variables), or '
+          f'bioprop.from_flags(model, x).')
 
 
 def _lifted(path: str, rule: Rule) -> str:

@@ -22,6 +22,10 @@ class OpKind(NamedTuple):
   method: Callable[..., Any]
   weights: tuple[str, ...]
 
+  def label(self, path: str) -> str:
+    """The op's own name: an embedding's two methods are two ops of one layer."""
+    return f'{path}.attend' if self.name == 'Embed.attend' else path
+
 
 def code_of(method: Callable[..., Any]) -> Callable[..., Any]:
   """The function that a Flax method wraps."""

@@ -31,10 +31,13 @@ class Op:
     weights: names of the parameters that multiply x; the others (biases) are added.
     activation: the elementwise nonlinearity phi that follows the op, so that the post-synaptic
       activity is phi(y); only for rules with `needs_activation`, None otherwise.
+    readout: the op's output reaches the network's output through no other op; only for rules with
+      `needs_readout`, False otherwise.
   """
   function: Callable[[Params, Array], Array]
   weights: tuple[str, ...]
   activation: Callable[[Array], Array] | None = None
+  readout: bool = False
 
   def __call__(self, params: Params, x: Array) -> Array:
     return self.function(params, x)
@@ -102,12 +105,14 @@ class Rule(abc.ABC):
     learns: the feedback is a parameter: it lives in `params` and the optimiser moves it.
     redraws: the feedback is a random key, new at each call (`rngs={'feedback': key}`).
     needs_activation: `backward` needs `op.activation`.
+    needs_readout: `backward` needs `op.readout`.
     exact: the rule is backprop, and the layer is best left as it is.
   """
   reads_error: ClassVar[bool] = False
   learns: ClassVar[bool] = False
   redraws: ClassVar[bool] = False
   needs_activation: ClassVar[bool] = False
+  needs_readout: ClassVar[bool] = False
   exact: ClassVar[bool] = False
 
   def init_feedback(self, key: Key, site: Site) -> dict[str, PyTree] | None:

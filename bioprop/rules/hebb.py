@@ -47,6 +47,7 @@ class Hebb(Rule):
   reduction: str = 'mean'
   activation: str = 'auto'
   reads_error = True
+  needs_readout = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)
@@ -59,17 +60,17 @@ class Hebb(Rule):
     return self.activation == 'auto'
 
   def backward(self, op, params, x, feedback, g, e):
-    """The Hebbian update, or the true one where a cotangent arrives; see `Rule.backward`."""
+    """The Hebbian update, and the true one of a readout; see `Rule.backward`."""
     del feedback
+    dx = jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else None
+    if op.readout:
+      return Credit(op.update(params, x, g), dx)
     y = op(params, x)  # The same expression as in the forward pass: XLA computes it once.
     post = self._phi(op)(y)
     samples = math.prod(e.shape[:max(1, e.ndim - 1)]) if self.reduction == 'mean' else 1
     modulation = self._modulation(e * jnp.asarray(samples, e.dtype), y) / samples
     hebbian = -self.scale * modulation.astype(y.dtype) * post
-    # Hidden layers receive no cotangent at all, because no layer sends any: only the readout does.
-    pseudogradient = jnp.where(jnp.any(g != 0), g, hebbian)
-    dx = jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else None
-    return Credit(op.update(params, x, pseudogradient), dx)
+    return Credit(op.update(params, x, hebbian), dx)
 
   def _phi(self, op):
     if self.activation == 'auto':

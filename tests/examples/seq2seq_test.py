@@ -32,7 +32,8 @@ def case(program, tools):
     return state.apply_fn.__self__, gradient, state.params, traces
 
   return tools.Case(plain.get_model(table), (batch['query'], batch['answer']),
-                    batch['answer'][:, 1:].shape, gradient, plugged, output=0)
+                    batch['answer'][:, 1:].shape, gradient, plugged, output=0,
+                    readouts=('DecoderLSTMCell_0/Dense_0',))
 
 
 def test_every_parameter_is_covered(case):
@@ -43,7 +44,7 @@ def test_symmetric_feedback_is_backprop(case):
   case.check_symmetric()
 
 
-@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', *(
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'hebb', *(
     pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf'))])
 def test_rule(case, rule):
   case.check_rule(rule)

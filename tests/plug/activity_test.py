@@ -8,6 +8,8 @@ import pytest
 import bioprop
 from bioprop import errors
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 
 class Net(nn.Module):
   """Something after a layer."""

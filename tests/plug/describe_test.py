@@ -7,6 +7,8 @@ import pytest
 import bioprop
 from bioprop.rules import NetworkRule
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 
 class Low(nn.Dense):
   """A Dense with a matrix of its own beside the kernel."""

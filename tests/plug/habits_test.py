@@ -10,6 +10,8 @@ import pytest
 
 import bioprop
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 
 class Fields(nn.Module):
   """Required, keyword-only and derived fields; a partial as norm; submodules; a method."""

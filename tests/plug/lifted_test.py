@@ -10,6 +10,8 @@ import pytest
 import bioprop
 from bioprop import errors
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 F = jnp.float64
 Dense = functools.partial(nn.Dense, param_dtype=F)
 CARRY = {'params': 0, 'feedback': 0, 'ports': 0}

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 F = jnp.float64
 Dense = functools.partial(nn.Dense, param_dtype=F)
 Conv = functools.partial(nn.Conv, param_dtype=F)

@@ -7,6 +7,8 @@ import pytest
 
 import bioprop
 
+pytestmark = pytest.mark.usefixtures('quick')
+
 
 class Block(nn.Module):
   """A residual layer."""
