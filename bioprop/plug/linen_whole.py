@@ -84,7 +84,7 @@ def _check(model, rule, params, feedback) -> None:
         f'\'params\'}}, then model.apply({{\'params\': params, **state}}, x); or bind it once, for '
         f'a loop that carries only params: model = bioprop.wrap(model, rule, variables=variables).')
   shapes = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), nn.meta.unbox(tree))
-  if 'initial' in feedback and shapes(feedback['initial']) != shapes(params):
+  if rule.keeps_weights and shapes(feedback.get('initial')) != shapes(params):
     raise FeedbackMissingError(
         f'the collection {FEEDBACK!r} does not hold initial parameters of this model, which '
         f'{name} needs: it was made for another model or by another rule. Run init of this plugged '

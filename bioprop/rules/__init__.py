@@ -8,12 +8,15 @@ from bioprop.rules.backprop import Backprop
 from bioprop.rules.base import Credit, Op, Rule, Site
 from bioprop.rules.direct import DirectFeedbackAlignment
 from bioprop.rules.feedback import FeedbackAlignment
+from bioprop.rules.gated import GatedLinear
 from bioprop.rules.hebb import Hebb
 from bioprop.rules.kolen_pollack import KolenPollack
+from bioprop.rules.last_layer import LastLayer
 from bioprop.rules.network import Network, NetworkRule
 from bioprop.rules.sign_batch import BatchSign
 from bioprop.rules.sign_fixed import FixedSign
 from bioprop.rules.sign_uniform import UniformSign
+from bioprop.rules.target import DirectRandomTargetProjection
 
 AnyRule = Rule | NetworkRule
 
@@ -26,9 +29,12 @@ RULES: dict[str, type[AnyRule]] = {
     'frsf': FixedSign,
     'kp': KolenPollack,
     'hebb': Hebb,
+    'drtp': DirectRandomTargetProjection,
+    'last_layer': LastLayer,
     'align_prop': AlignProp,
     'align_ada': AlignAda,
     'align_zero': AlignZero,
+    'gln': GatedLinear,
 }
 
 

@@ -24,7 +24,7 @@ import jax
 from jax.extend import core
 
 from bioprop.errors import UnsupportedLayerError
-from bioprop.rules.jaxprs import body_of
+from bioprop.rules.jaxprs import JITS, REMATS, bind, body_of
 from bioprop.rules.network import relay, stop
 from bioprop.typing import Array
 
@@ -89,15 +89,15 @@ def _equation(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
     ins = [as_data(ins[0]), ins[1]]  # Of two parameters the left is an activity: learned queries.
   kind = _join(ins)
   if not kind & Kind.PARAMETER:
-    return [Value.same(kind, out) for out in _bind(eqn, [value.now for value in ins])]
+    return [Value.same(kind, out) for out in bind(eqn, [value.now for value in ins])]
   if name == 'scan':
     return _scan(eqn, ins)
   if name == 'cond' and not ins[0].kind & Kind.PARAMETER:
     return _switch(eqn, ins)
   body = body_of(eqn)
-  if name in ('remat', 'remat2', 'checkpoint'):
+  if name in REMATS:
     return _remat(eqn, body, ins)
-  if name in ('jit', 'pjit', 'closed_call', 'core_call'):
+  if name in JITS:
     return evaluate(body.jaxpr, body.consts, ins)
   if kind is Kind.PARAMETER:
     return [Value(kind, now, twin) for now, twin in zip(*_both(eqn, ins))]
@@ -112,7 +112,7 @@ def _equation(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
         f', or choose a rule of single layers, such as \'align_prop\'.')
   # Only parameters take a gradient here; what else the equation reads is held at its current value.
   held = [value.now if value.kind is Kind.PARAMETER else stop(value.now) for value in ins]
-  current, twin = _bind(eqn, held), _bind(eqn, [value.twin for value in ins])
+  current, twin = bind(eqn, held), bind(eqn, [value.twin for value in ins])
   return [Value(Kind.DATA, stop(a), _with(b, a)) for a, b in zip(current, twin)]
 
 
@@ -122,12 +122,7 @@ def _with(twin: Array, current: Array) -> Array:
 
 
 def _both(eqn: core.JaxprEqn, ins: Sequence[Value]) -> tuple[list[Array], list[Array]]:
-  return _bind(eqn, [value.now for value in ins]), _bind(eqn, [value.twin for value in ins])
-
-
-def _bind(eqn: core.JaxprEqn, arrays: Sequence[Array]) -> list[Array]:
-  outs = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
-  return list(outs) if eqn.primitive.multiple_results else [outs]
+  return bind(eqn, [value.now for value in ins]), bind(eqn, [value.twin for value in ins])
 
 
 def _join(values: Sequence[Value]) -> Kind:

@@ -35,7 +35,8 @@ class Everything(nn.Module):
 TOKENS = jnp.zeros((2, 4), jnp.int32)
 
 
-@pytest.mark.parametrize('rule', bioprop.RULES)
+# gln, whose gates are projections of numbers, refuses tokens.
+@pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule != 'gln'])
 def test_one_row_for_each_parameter(rule):
   """Paths and shapes are those of the variables; flags may be positional."""
   report = bioprop.describe(Everything(), rule, TOKENS, True)

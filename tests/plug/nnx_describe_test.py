@@ -37,7 +37,8 @@ def model():
   return nnx.eval_shape(lambda: Everything(nnx.Rngs(0)))
 
 
-@pytest.mark.parametrize('rule', bioprop.RULES)
+# gln, whose gates are projections of numbers, refuses tokens.
+@pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule != 'gln'])
 def test_one_row_for_each_parameter(model, rule):
   """Paths and shapes are those of the plugged model; it stays as it is; flags may be positional."""
   definition, types = nnx.graphdef(model), [type(m) for _, m in nnx.iter_modules(model)]

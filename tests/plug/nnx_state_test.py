@@ -27,7 +27,7 @@ class Net(nnx.Module):
     self.readout = nnx.Linear(width, 3, rngs=rngs, **kwargs)
 
   def __call__(self, x):
-    return self.readout(self.dropout(jnp.tanh(self.norm(self.hidden(x)))))
+    return self.readout(self.dropout(nnx.relu(self.norm(self.hidden(x)))))
 
 
 class Small(nnx.Module):

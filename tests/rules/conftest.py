@@ -1,5 +1,6 @@
 """Two small networks written three times: in linen, in NNX, and by hand in numpy."""
 import types
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -15,12 +16,13 @@ F = jnp.float64
 
 class Mlp(nn.Module):
   """Three layers, tanh."""
+  phi: Callable = nn.tanh
 
   @nn.compact
   def __call__(self, x):
     normal = nn.initializers.normal(0.5)
     for name, width in (('first', 6), ('second', 5)):
-      x = nn.tanh(nn.Dense(width, param_dtype=F, bias_init=normal, name=name)(x))
+      x = self.phi(nn.Dense(width, param_dtype=F, bias_init=normal, name=name)(x))
     return nn.Dense(3, param_dtype=F, bias_init=normal, name='last')(x)
 
 
@@ -202,7 +204,7 @@ class NumpyNet:
         x = x.reshape(len(x), -1)
       self.x[name] = x
       self.h[name] = layer.forward(x, *params[name])
-      x = self.phi(self.h[name])
+      x = None if name == 'last' else self.phi(self.h[name])
     return self.h['last']
 
   def chain(self, e, feedback):
@@ -210,9 +212,10 @@ class NumpyNet:
     return self._down(e, lambda name, g: self.layers[name].send(
         self.x[name], g, feedback[name]))
 
-  def broadcast(self, e, feedback):
-    """Sends B e to each layer's input, B [outputs, inputs]."""
-    return self._down(e, lambda name, g: (e @ feedback[name]).reshape(self.x[name].shape))
+  def broadcast(self, e, feedback, sent=None):
+    """Sends B e to each layer's input, B [outputs, inputs]; or B times something else."""
+    signal = e if sent is None else sent
+    return self._down(e, lambda name, g: (signal @ feedback[name]).reshape(self.x[name].shape))
 
   def hebb(self, e, samples, scale):
     """|Delta|^2 phi(h) x^T below the readout; e = -Delta / samples."""
@@ -250,7 +253,7 @@ def _draw(*shape):
 
 @pytest.fixture(params=['linen mlp', 'linen cnn', 'nnx mlp', 'nnx cnn'])
 def net(request, x64):
-  """A network: `plug(rule)`, its numpy twin, an input, one-hot targets."""
+  """A network: `plug(rule)`, its nonlinearity, its numpy twin, an input, one-hot targets."""
   x = jnp.asarray(_draw(7, 4) if 'mlp' in request.param else _draw(7, 6, 5, 2))
   plug = {
       'linen mlp': lambda rule: LinenSide(Mlp(), rule, x),
@@ -258,8 +261,9 @@ def net(request, x64):
       'nnx mlp': lambda rule: NnxSide(NnxMlp(nnx.Rngs(0)), rule, x),
       'nnx cnn': lambda rule: NnxSide(NnxCnn(nnx.Rngs(0)), rule, x),
   }[request.param]
-  return types.SimpleNamespace(plug=plug, twin=_mlp() if 'mlp' in request.param else _cnn(),
-                               x=x, targets=np.eye(3)[np.arange(7) % 3])
+  return types.SimpleNamespace(
+      plug=plug, nonlinearity='tanh' if 'mlp' in request.param else 'relu',
+      twin=_mlp() if 'mlp' in request.param else _cnn(), x=x, targets=np.eye(3)[np.arange(7) % 3])
 
 
 @pytest.fixture

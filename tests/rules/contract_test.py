@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import bioprop
+from bioprop import errors
 
 SCALE = 1.5
 
@@ -22,9 +23,13 @@ class Row:
   Attributes:
     options: of the rule.
     backward: maps (numpy net, error, kernels, stored feedback, keys) to (gradients, input's).
+    forward: maps (numpy net, parameters, input, stored feedback) to the output.
+    nonlinearities: those that the rule acts on.
   """
   options: dict[str, Any]
   backward: Callable[..., Any]
+  forward: Callable[..., Any] = lambda net, params, x, stored: net.forward(params, x)
+  nonlinearities: tuple[str, ...] = ('tanh', 'relu')
 
 
 def rms(w):
@@ -53,6 +58,15 @@ def frozen(net, e, stored, presynaptic):
   return twin.chain(e, {n: w for n, (w, _) in initial.items()})
 
 
+def gated(net, params, x, stored):
+  """Gates from the input on the grid of the convolution, 3 of 6 rows, in place of the ReLU's."""
+  weights = np.maximum(0, 1 - np.abs(np.arange(6) - (2 * np.arange(3)[:, None] + 0.5)) / 2)
+  weights /= weights.sum(1, keepdims=True)
+  gates = np.einsum('ir,nrwc->niwc', weights, x) @ stored['gates']['0'] > 0
+  net.phi, net.slope = lambda h: gates * h, lambda h: gates
+  return net.forward(params, x)
+
+
 ROWS = {
     'bp': Row({}, chain(lambda w, stored, key: w)),
     'fa': Row({'rho': 0.5, 'scale': SCALE}, chain(lambda w, stored, key: stored['kernel'])),
@@ -65,9 +79,14 @@ ROWS = {
     'kp': Row({'scale': SCALE}, chain(lambda w, stored, key: stored['feedback_kernel'])),
     'hebb': Row({'scale': SCALE}, lambda net, e, kernels, stored, keys: net.hebb(
         e, len(e), SCALE)),
+    'drtp': Row({'scale': SCALE}, lambda net, e, kernels, stored, keys: net.broadcast(
+        e, {n: b['error'] for n, b in stored.items()},
+        np.where((e == e.min(1, keepdims=True)) & (e < 0), -1, 0) / len(e))),
+    'last_layer': Row({}, chain(lambda w, stored, key: 0 * w)),
     'align_prop': Row({}, chain(lambda w, stored, key: stored['kernel'])),
     'align_ada': Row({}, lambda net, e, kernels, stored, keys: frozen(net, e, stored, 'now')),
     'align_zero': Row({}, lambda net, e, kernels, stored, keys: frozen(net, e, stored, 'twin')),
+    'gln': Row({}, chain(lambda w, stored, key: w), gated, ('relu',)),
 }
 
 
@@ -98,14 +117,18 @@ def test_every_rule_has_a_row():
 @pytest.mark.parametrize('loss', LOSSES)
 @pytest.mark.parametrize('name', ROWS)
 def test_gradients_match_numpy(net, name, loss):
-  """All parameters' pseudogradients, the input's, and the output."""
+  """All parameters' pseudogradients, the input's, and the output; or that the rule refuses."""
   row, (loss_of, predict) = ROWS[name], LOSSES[loss]
+  if net.nonlinearity not in row.nonlinearities:
+    with pytest.raises(errors.NothingMatchedError, match='looked for jax.nn.relu'):
+      net.plug(bioprop.make(name, **row.options))
+    return
   side = net.plug(bioprop.make(name, **row.options))
   got, got_x, out = side.gradients(lambda out: loss_of(out, net.targets))
 
   arrays, stored = jax.tree.map(np.asarray, (side.params, side.stored))
   x = np.asarray(net.x)
-  f = net.twin.forward({n: (p['kernel'], p['bias']) for n, p in arrays.items()}, x)
+  f = row.forward(net.twin, {n: (p['kernel'], p['bias']) for n, p in arrays.items()}, x, stored)
   e = (predict(f) - net.targets) / len(f)
   want, want_x = row.backward(net.twin, e, {n: p['kernel'] for n, p in arrays.items()},
                               arrays if name == 'kp' else stored, side.keys)
@@ -123,6 +146,8 @@ def test_the_rules_differ(net):
   """No two rows have the same gradient, so a row that runs another rule would be seen."""
   seen = {}
   for name, row in ROWS.items():
+    if net.nonlinearity not in row.nonlinearities:
+      continue
     side = net.plug(bioprop.make(name, **row.options))
     grads = side.gradients(lambda out: cross_entropy(out, net.targets))[0]
     kernel = np.concatenate([np.ravel(layer['kernel']) for layer in grads.values()])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import bioprop
+from bioprop import errors
 
 RNGS = {'feedback': jax.random.key(3)}
 every_rule = pytest.mark.parametrize('name', bioprop.RULES)
@@ -27,6 +28,13 @@ class Halves(nn.Module):
     return nn.Dense(3, dtype=self.dtype, param_dtype=self.param_dtype)(x)
 
 
+@pytest.fixture
+def mlp(mlp, name):
+  """With ReLUs for gln, which acts on nothing else."""
+  mlp.model = mlp.model.clone(phi=nn.relu) if name == 'gln' else mlp.model
+  return mlp
+
+
 def gradient(model, variables, x):
   """Gradient of a mean loss."""
   loss = lambda p: jnp.mean(jnp.square(model.apply({**variables, 'params': p}, x, rngs=RNGS)))
@@ -40,7 +48,7 @@ def close(got, want, rtol=1e-12):
 
 @every_rule
 def test_parameters_and_outputs_are_the_plain_models(mlp, name):
-  """Same paths and values; Kolen-Pollack alone adds leaves."""
+  """Same paths and values; Kolen-Pollack alone adds leaves, and gln another forward pass."""
   plain = mlp.model.init(mlp.key, mlp.x)
   model = bioprop.wrap(mlp.model, name)
   variables = model.init(mlp.key, mlp.x)
@@ -49,8 +57,8 @@ def test_parameters_and_outputs_are_the_plain_models(mlp, name):
   jax.tree.map(np.testing.assert_array_equal, own, plain['params'])
   extra = {k for leaves in variables['params'].values() for k in leaves} - {'kernel', 'bias'}
   assert extra == ({'feedback_kernel'} if name == 'kp' else set())
-  np.testing.assert_array_equal(
-      model.apply(variables, mlp.x, rngs=RNGS), mlp.model.apply(plain, mlp.x))
+  same = np.array_equal(model.apply(variables, mlp.x, rngs=RNGS), mlp.model.apply(plain, mlp.x))
+  assert same == (name != 'gln')
 
 
 @every_rule
@@ -119,9 +127,14 @@ def test_runs_on_integers(name):
   """Pixels of uint8 into a layer: they take no cotangent, and need no feedback."""
   model = bioprop.wrap(Halves(jnp.float32, jnp.float32), name)
   x = jnp.arange(24, dtype=jnp.uint8).reshape(4, 6)
+  if name == 'gln':  # Its gates are made of the input.
+    with pytest.raises(errors.UnsupportedLayerError, match='uint8 .4, 6..*astype'):
+      model.init(jax.random.key(0), x)
+    return
   variables = model.init(jax.random.key(0), x)
   assert 'Dense_0' not in variables.get('feedback', {})
-  assert np.any(gradient(model, variables, x)['Dense_0']['kernel'])
+  learns = np.any(gradient(model, variables, x)['Dense_0']['kernel'])
+  assert learns == (name != 'last_layer')
 
 
 @every_rule
