@@ -196,7 +196,9 @@ def _run(layer, op_name, function, weights, params: Params, x: Array, use: str =
       ready = False
   if not ready:
     return without_gradient(op(params, x), _unbound(plan))
-  feedback = {'key': key} if rule.redraws else _feedback(layer, plan, op_name, params, x)
+  feedback = _feedback(layer, plan, op_name, params, x)
+  if rule.redraws:
+    feedback = {**(feedback or {}), 'key': key}
   y, port = assign(rule, op, params, x, feedback, port)
   if port is not None:
     _leave(layer, plan, filled + port)

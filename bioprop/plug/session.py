@@ -181,6 +181,7 @@ class Session:
       scope.put_variable(collection, _leaf(rule, name), value)
 
   def _feedback(self, module: nn.Module, rule: Rule, site: Site) -> dict[str, Any] | None:
+    fresh = {}
     if rule.redraws:
       if not module.scope.has_rng(FEEDBACK):
         raise FeedbackMissingError(
@@ -188,17 +189,17 @@ class Session:
             f'has no random stream for it. Pass one: model.apply(variables, x, '
             f'rngs={{\'feedback\': jax.random.fold_in(key, step)}}); inside an nn.scan or nn.vmap, '
             f'also name it in split_rngs={{\'params\': True, \'feedback\': True}}.')
-      return {'key': module.scope.make_rng(FEEDBACK)}
+      fresh = {'key': module.scope.make_rng(FEEDBACK)}
     if not _has_feedback(rule) or not (site.sends or rule.learns):
-      return None
+      return fresh or None
     stored = self._stored(module, rule)
     if not stored and not site.sends:
-      return None
+      return fresh or None
     if not stored:
       carried = _home(rule) in self.carried
       raise (LiftedTransformError(_lifted(site.path, rule)) if carried and not rule.learns
              else FeedbackMissingError(_missing(site.path, rule)))
-    return stored
+    return {**stored, **fresh}
 
   def _stored(self, module: nn.Module, rule: Rule) -> dict[str, Any]:
     """The site's feedback by name, {} if there is none."""

@@ -12,6 +12,7 @@ from bioprop.rules.gated import GatedLinear
 from bioprop.rules.hebb import Hebb
 from bioprop.rules.kolen_pollack import KolenPollack
 from bioprop.rules.last_layer import LastLayer
+from bioprop.rules.mirror import WeightMirror
 from bioprop.rules.network import Network, NetworkRule
 from bioprop.rules.sign_batch import BatchSign
 from bioprop.rules.sign_fixed import FixedSign
@@ -28,6 +29,7 @@ RULES: dict[str, type[AnyRule]] = {
     'brsf': BatchSign,
     'frsf': FixedSign,
     'kp': KolenPollack,
+    'mirror': WeightMirror,
     'hebb': Hebb,
     'drtp': DirectRandomTargetProjection,
     'last_layer': LastLayer,

@@ -103,7 +103,8 @@ class Rule(abc.ABC):
   Class attributes:
     reads_error: `backward` needs e, the cotangent of the network's output.
     learns: the feedback is a parameter: it lives in `params` and the optimiser moves it.
-    redraws: the feedback is a random key, new at each call (`rngs={'feedback': key}`).
+    redraws: `backward` needs a random key, new at each call (`rngs={'feedback': key}`): it is
+      feedback['key'], beside what `init_feedback` made.
     needs_activation: `backward` needs `op.activation`.
     needs_readout: `backward` needs `op.readout`.
     exact: the rule is backprop, and the layer is best left as it is.
@@ -130,7 +131,7 @@ class Rule(abc.ABC):
       op: the layer.
       params: its parameters.
       x: its input, [n, ...].
-      feedback: what `init_feedback` made; a key {'key': ...} where the rule `redraws`.
+      feedback: what `init_feedback` made, and 'key' where the rule `redraws`.
       g: the cotangent that arrived at its output, shaped like y.
       e: the error, that is the cotangent of the network's output, [n, ...]; it contains the loss's
         reduction (1/n under a mean). None unless the rule `reads_error`.

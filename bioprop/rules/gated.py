@@ -162,8 +162,11 @@ def _gate(x: Array, matrix: Array, number: int, h: Shape) -> Array:
 
 
 def _layout(number: int, x: Shape, h: Shape) -> tuple[Shape, int, Shape]:
-  """How gates of h see x: the shape that x is resized to, the number of axes that are samples or
-  positions, and the shape of M."""
+  """How gates of h see x.
+
+  Returns:
+    The shape that x is resized to, how many axes are samples or positions, and the shape of M.
+  """
   if len(h) < 2 or h[0] != x[0]:
     raise UnsupportedLayerError(
         f'ReLU {number} of the network acts on an array of shape {h}, whose first axis should be '

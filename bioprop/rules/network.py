@@ -32,11 +32,12 @@ class NetworkRule(abc.ABC):
   """A learning rule of the whole network: immutable, compared by value; fields are its options.
 
   Class attributes:
-    exact: the rule is backprop; no rule of the whole network is.
+    exact, learns: as in `Rule`; no rule of the whole network is backprop or has learned feedback.
     needs_sample: the feedback depends on the shapes inside the network.
     keeps_weights: the feedback holds the initial parameters.
   """
   exact: ClassVar[bool] = False
+  learns: ClassVar[bool] = False
   needs_sample: ClassVar[bool] = False
   keeps_weights: ClassVar[bool] = False
 
