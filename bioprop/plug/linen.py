@@ -48,9 +48,9 @@ def wrap(
   """Plugs a learning rule into a linen model.
 
   The result is an instance of a subclass of the model's own class: `init`, `apply`, fields,
-  `isinstance` and `tabulate` work as before, the forward pass and the tree of parameters are the
-  same, and gradients are the rule's pseudogradients. Frozen feedback is made by `init` in a
-  collection of its own, 'feedback', to be carried as `batch_stats` is.
+  `isinstance` and `tabulate` work as before, the forward pass (but under `gln`) and the tree of
+  parameters are the same, and gradients are the rule's pseudogradients. Frozen feedback is made by
+  `init` in a collection of its own, 'feedback', to be carried as `batch_stats` is.
 
   Args:
     model: an unbound linen module.
@@ -124,8 +124,8 @@ class Plugged:
       variables = {FEEDBACK: self._bound, **variables}
     if self._plug.choice.network is not None:
       out, state = linen_whole.run(
-          self, self._plug.choice.network, self._whole(rngs, method, mutable), variables, args,
-          kwargs, mutable)
+          self, self._plug.choice.network, self._whole(rngs, method, mutable), variables, rngs,
+          args, kwargs, mutable)
       return out if mutable is False else (out, state)
     run = functools.partial(super().apply, variables, *args, rngs=rngs, method=method, **kwargs)
 

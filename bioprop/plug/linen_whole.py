@@ -17,7 +17,7 @@ from bioprop.typing import Key
 Apply = Callable[[Mapping[str, Any], tuple[Any, ...], Mapping[str, Any]], tuple[Any, Any]]
 
 
-def run(model: nn.Module, rule: NetworkRule, apply: Apply, variables: Mapping[str, Any],
+def run(model: nn.Module, rule: NetworkRule, apply: Apply, variables: Mapping[str, Any], rngs: Any,
         args: tuple[Any, ...], kwargs: Mapping[str, Any], mutable: Any) -> tuple[Any, Any]:
   """`apply` of a plugged model: (out, the collections that changed).
 
@@ -25,7 +25,9 @@ def run(model: nn.Module, rule: NetworkRule, apply: Apply, variables: Mapping[st
     model: the model, for messages.
     rule: its rule.
     apply: the plain model's `apply`.
-    variables: its variables, and the feedback.
+    variables: its variables, and the feedback; where it is missing and `mutable`, it is made of
+      the parameters as they are.
+    rngs: random streams; feedback is drawn from 'feedback' or 'params'.
     args: the model's inputs.
     kwargs: its keyword arguments.
     mutable: the collections that the caller wants back.
@@ -35,8 +37,11 @@ def run(model: nn.Module, rule: NetworkRule, apply: Apply, variables: Mapping[st
   """
   others = dict(variables)
   params, feedback = others.pop('params', {}), others.pop(FEEDBACK, None)
+  network = _network(apply, others, args, kwargs)
+  if feedback is None and in_filter(mutable, FEEDBACK):
+    feedback = rule.init_feedback(_key(rngs or {}), network, params)
   _check(model, rule, params, feedback)
-  out, state = rule.run(_network(apply, others, args, kwargs), params, feedback)
+  out, state = rule.run(network, params, feedback)
   if in_filter(mutable, FEEDBACK):
     state = {**state, FEEDBACK: feedback}
   return out, state

@@ -45,11 +45,12 @@ def install(
   """Plugs a learning rule into an NNX model, in place.
 
   The layers' classes are swapped for subclasses of their own: paths and values of the parameters,
-  the forward pass, `isinstance`, `nnx.split` and `nnx.merge` stay as they are, and gradients are
-  the rule's pseudogradients. Frozen feedback is made beside each weight, `layer.feedback_kernel`
-  beside `layer.kernel`, as a `Feedback` variable; under `kp`, whose feedback learns, as a parameter
-  of the weight's own type: make the optimiser after install. A rule that was installed before is
-  taken out first.
+  the forward pass (but under `gln`), `isinstance`, `nnx.split` and `nnx.merge` stay as they are;
+  gradients are the rule's pseudogradients. Frozen feedback is made beside each weight,
+  `layer.feedback_kernel` beside `layer.kernel`, as a `Feedback` variable; under `kp` and `mirror`,
+  whose feedback learns, as a parameter of the weight's own type: make the optimiser after install.
+  Rules of the whole network keep theirs in `model.feedback_network`. A rule that was installed
+  before is taken out first.
 
   NNX layers forget their initialisers, so fresh feedback is drawn from N(0, rms(W)^2), rms(W) the
   weight's root mean square at this moment (LeCun's where a weight is constant).

@@ -206,6 +206,15 @@ def test_other_feedback():
       model.apply({'params': variables['params'], 'feedback': feedback}, x)
 
 
+def test_existing_weights():
+  """The README's line: the network's initial self is what it is now."""
+  model, x = bioprop.wrap(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1).astype(np.float32)
+  params = model.init(jax.random.key(0), x)['params']
+  feedback = model.apply({'params': params}, x, mutable=['feedback'],
+                         rngs={'feedback': jax.random.key(1)})[1]
+  jax.tree.map(np.testing.assert_array_equal, feedback['feedback']['initial'], params)
+
+
 def test_a_branch_that_activities_choose():
   """The twin might take the other one."""
 
