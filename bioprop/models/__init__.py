@@ -1,4 +1,5 @@
 """Plain Flax models. They know nothing of learning rules: the proof that bioprop is a plug-in."""
+from bioprop.models.cnn import CNN
 from bioprop.models.lenet import LeNet
 from bioprop.models.mlp import MLP
 from bioprop.models.resnet import ResNet18, ResNet20
@@ -8,10 +9,11 @@ from bioprop.models.transformer import Transformer
 # but the transformer: it maps tokens [n, T] to logits [n, T, classes].
 MODELS = {
     'mlp': MLP,
+    'cnn': CNN,
     'lenet': LeNet,
     'resnet18': ResNet18,
     'resnet20': ResNet20,
     'transformer': Transformer,
 }
 
-__all__ = ['MODELS', 'MLP', 'LeNet', 'ResNet18', 'ResNet20', 'Transformer']
+__all__ = ['CNN', 'MODELS', 'MLP', 'LeNet', 'ResNet18', 'ResNet20', 'Transformer']

@@ -7,13 +7,19 @@ import optax
 from bioprop.training import config as config_lib
 
 
-def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int,
+                  factor: float = 1.0) -> optax.Schedule:
   """Returns the learning rate as a function of the step (0 is the first).
+
+  Args:
+    config: the configuration of the run.
+    steps_per_epoch: steps of one epoch.
+    factor: the model's own factor on the learning rate, by its parametrization.
 
   Raises:
     ConfigError: if config.schedule names none.
   """
-  rate = config.learning_rate
+  rate = config.learning_rate * factor
   warmup = round(config.warmup_epochs * steps_per_epoch)
   if config.schedule == 'constant':
     schedule = optax.constant_schedule(rate)
@@ -33,17 +39,18 @@ def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int) -> op
 
 
 def make_optimizer(
-    config: ml_collections.ConfigDict, steps_per_epoch: int,
+    config: ml_collections.ConfigDict, steps_per_epoch: int, factor: float = 1.0,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns the optimiser and its learning rate.
 
   Weight decay is the gradient of an L2 penalty, added before momentum and before Adam's moments
-  (what torch.optim.SGD and Adam call weight_decay); adamw decays apart from both.
+  (what torch.optim.SGD and Adam call weight_decay); adamw decays apart from both. Arguments as in
+  `make_schedule`.
 
   Raises:
     ConfigError: if config.optimizer or config.schedule names none.
   """
-  schedule = make_schedule(config, steps_per_epoch)
+  schedule = make_schedule(config, steps_per_epoch, factor)
   mask = _kernels if config.decay_kernels_only else None
   decay = optax.add_decayed_weights(config.weight_decay, mask)
   l2 = [decay] if config.weight_decay else []

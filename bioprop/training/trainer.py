@@ -68,9 +68,10 @@ class Trainer:
           'text. Type --config.augment=none.')
     self._made_from = f'{config.model} with {config_lib.chosen(config.model_options) or "defaults"}'
     self.steps = examples // config.batch_size
-    tx, self.schedule = optimizer.make_optimizer(config, self.steps)
+    model = _make_model(config, data.num_classes)
+    tx, self.schedule = optimizer.make_optimizer(config, self.steps, _factor(model))
     self.task = step_lib.Task(
-        wrap(_make_model(config, data.num_classes), rule), tx, loss.make_loss(config.loss),
+        wrap(model, rule), tx, loss.make_loss(config.loss),
         augment.make_augment(config.augment), data.mean, data.std, config.seed, config.batch_size,
         place)
     self._per_call = min(config.steps_per_call or self.steps, self.steps)
@@ -188,6 +189,16 @@ def _make_model(config, classes):
           f'model {config.model!r} has no option {name!r} (config.model_options.{name} is '
           f'{options[name]!r}). Its options are: {", ".join(valid)}.')
   return make_model(classes=classes, **options)
+
+
+def _factor(model):
+  """The model's own factor on the learning rate."""
+  try:
+    return getattr(model, 'learning_rate_factor', 1.0)
+  except ValueError as error:
+    raise ConfigError(f'the model\'s scale cannot be what was asked: {error} On the command line '
+                      'these are --config.model_options.parametrization and '
+                      '--config.model_options.gamma0.') from error
 
 
 def _wait(array, tick):
