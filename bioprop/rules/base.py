@@ -82,6 +82,13 @@ class Site:
     """Whether the op's input can take a cotangent at all (token ids cannot)."""
     return self.x is None or jnp.issubdtype(self.x.dtype, jnp.inexact)
 
+  def draw(self, key: Key, scale: float) -> Params | None:
+    """Fresh weights of the op times `scale`, shaped like it; None if it sends nothing."""
+    if not self.sends:
+      return None
+    drawn = self.redraw(key)
+    return {name: jax.tree.map(lambda w: scale * w, drawn[name]) for name in self.op.weights}
+
 
 class Credit(NamedTuple):
   """What a rule answers on the backward pass; None stands for zeros.

@@ -11,8 +11,6 @@ optax.add_decayed_weights) they align; without it their difference stays what it
 """
 import dataclasses
 
-import jax
-
 from bioprop.rules.base import Credit, Rule, check_range
 
 
@@ -31,10 +29,7 @@ class KolenPollack(Rule):
 
   def init_feedback(self, key, site):
     """B(0) for each weight of the op, shaped like it; see `Rule.init_feedback`."""
-    if not site.sends:
-      return None
-    drawn = site.redraw(key)
-    return {name: jax.tree.map(lambda w: self.scale * w, drawn[name]) for name in site.op.weights}
+    return site.draw(key, self.scale)
 
   def backward(self, op, params, x, feedback, g, e):
     """g sent through B; B gets the update of W; see `Rule.backward`."""

@@ -40,10 +40,7 @@ class WeightMirror(Rule):
 
   def init_feedback(self, key, site):
     """B(0) for each weight of the op, shaped like it; see `Rule.init_feedback`."""
-    if not site.sends:
-      return None
-    drawn = site.redraw(key)
-    return {name: jax.tree.map(lambda w: self.scale * w, drawn[name]) for name in site.op.weights}
+    return site.draw(key, self.scale)
 
   def backward(self, op, params, x, feedback, g, e):
     """g sent through B; B learns from noise; see `Rule.backward`."""

@@ -27,11 +27,7 @@ class FixedSign(Rule):
 
   def init_feedback(self, key, site):
     """|M| for each weight of the op, shaped like it; see `Rule.init_feedback`."""
-    if not site.sends:
-      return None
-    drawn = site.redraw(key)
-    magnitude = lambda w: self.scale * jnp.abs(w)
-    return {name: jax.tree.map(magnitude, drawn[name]) for name in site.op.weights}
+    return jax.tree.map(jnp.abs, site.draw(key, self.scale))
 
   def backward(self, op, params, x, feedback, g, e):
     """g sent through sign(W) |M|; see `Rule.backward`."""
