@@ -196,7 +196,7 @@ def _prepare(plug: Plug, output_only, variables) -> Session:
         lambda: _intercepted(marking, output_only), return_shape=True)()
     wanted = lambda label: plug.choice.rule_for(label.removesuffix('.attend')).needs_activation
     session.activations = activity.activations(closed, wanted)
-    session.readouts = readouts(closed, locate(out, plug.output)[0])
+    session.readouts, session.auxiliaries = readouts(closed, locate(out, plug.output)[0])
   elif any(rule.reads_error for rule in rules):
     out = jax.eval_shape(lambda: _run(output_only))
   else:

@@ -48,6 +48,7 @@ class Plan:
     feedback: (op, name, attribute) of each of its feedback arrays.
     phi: the names of the nonlinearities after its ops, which stand for `activations`.
     readouts: those of its ops that are readouts, for rules that need them.
+    auxiliaries: those that reach another of the model's outputs so.
     activations: the nonlinearity after each of its ops, for rules that need it.
     watch: a number for each run of `install`'s watcher, which no cached trace may serve.
   """
@@ -56,6 +57,7 @@ class Plan:
   feedback: tuple[tuple[str, str, str], ...] = ()
   phi: tuple[str, ...] = ()
   readouts: tuple[str, ...] = ()
+  auxiliaries: tuple[str, ...] = ()
   activations: Mapping[str, activity.Activation] = dataclasses.field(
       default_factory=dict, compare=False)
   watch: int = 0
@@ -175,7 +177,8 @@ def _run(layer, op_name, function, weights, params: Params, x: Array, use: str =
   for ran in _overrides.get():
     ran.add(plan)
   name = op_name + use
-  op = Op(function, weights, plan.activations.get(name), name in plan.readouts)
+  op = Op(function, weights, plan.activations.get(name), name in plan.readouts,
+          name in plan.auxiliaries)
   watcher = watching.get()
   if watcher is not None:
     return _watch(watcher, plan, op_name, use, op, params, x)

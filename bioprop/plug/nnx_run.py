@@ -55,18 +55,21 @@ class Seen:
     error: shape and dtype of the model's output.
     phi: the nonlinearity after each op, by (path, op), where a rule needs it.
     readouts: the (path, op) of ops that are readouts, where a rule needs to know.
+    auxiliaries: of those that reach another of the model's outputs so.
   """
   ran: bool
   inputs: Mapping[tuple[str, str], jax.ShapeDtypeStruct]
   error: jax.ShapeDtypeStruct | None = None
   phi: Mapping[tuple[str, str], activity.Activation] = dataclasses.field(default_factory=dict)
   readouts: frozenset[tuple[str, str]] = frozenset()
+  auxiliaries: frozenset[tuple[str, str]] = frozenset()
 
   def after(self, path: str) -> dict[str, Any]:
     """The fields of a layer's `Plan` that say what follows its ops."""
     own = {op: phi for (layer, op), phi in self.phi.items() if layer == path}
+    ops = lambda found: tuple(sorted(op for layer, op in found if layer == path))
     return {'activations': own, 'phi': tuple(f'{op}:{phi.name}' for op, phi in own.items()),
-            'readouts': tuple(sorted(op for layer, op in self.readouts if layer == path))}
+            'readouts': ops(self.readouts), 'auxiliaries': ops(self.auxiliaries)}
 
 
 def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample: Sample,
@@ -126,10 +129,10 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
   rules = {path: rule for _, path, rule in layers}
   named = watcher.labels
   phi = activity.activations(closed, lambda label: rules[named[label][0]].needs_activation)
-  last = [named[label] for label in readouts(closed, position)
-          if rules[named[label][0]].needs_readout]
+  last, aside = (frozenset(named[label] for label in labels if rules[named[label][0]].needs_readout)
+                 for labels in readouts(closed, position))
   return Seen(True, watcher.inputs, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-              {named[label]: function for label, function in phi.items()}, frozenset(last))
+              {named[label]: function for label, function in phi.items()}, last, aside)
 
 
 @functools.cache

@@ -5,8 +5,8 @@ from bioprop.plug import marks
 from bioprop.plug.reach import NONE, reach
 
 
-def readouts(closed: core.ClosedJaxpr, position: int) -> frozenset[str]:
-  """The labels of the readouts.
+def readouts(closed: core.ClosedJaxpr, position: int) -> tuple[frozenset[str], frozenset[str]]:
+  """The labels of the readouts, and of the ops that so reach only another of the model's outputs.
 
   Args:
     closed: jaxpr of a model whose ops' inputs and outputs are marked.
@@ -21,4 +21,5 @@ def readouts(closed: core.ClosedJaxpr, position: int) -> frozenset[str]:
     return [NONE] if marks.input_of(eqn.primitive, eqn.params) is not None else None
 
   nothing = [NONE] * len(closed.jaxpr.invars)
-  return reach(closed.jaxpr, nothing, known)[position]
+  outs = reach(closed.jaxpr, nothing, known)
+  return outs[position], NONE.union(*outs) - outs[position]

@@ -53,6 +53,7 @@ class Session:
     error: shape and dtype of the network's output, for rules that broadcast its error.
     activations: the nonlinearity after each op by label, for rules that need it.
     readouts: the labels of the ops that are readouts, for rules that need them.
+    auxiliaries: the labels of those that reach another output so.
     marking: only leave `marks` in the jaxpr; no rule acts.
     records: what was matched, by path.
     modules: the class of every module that ran, by path.
@@ -63,6 +64,7 @@ class Session:
   error: jax.ShapeDtypeStruct | None = None
   activations: dict[str, activity.Activation] = dataclasses.field(default_factory=dict)
   readouts: frozenset[str] = frozenset()
+  auxiliaries: frozenset[str] = frozenset()
   marking: bool = False
   records: dict[str, Record] = dataclasses.field(default_factory=dict)
   modules: dict[str, type[nn.Module]] = dataclasses.field(default_factory=dict)
@@ -163,7 +165,8 @@ class Session:
 
     params = {n: p for n, p in module.variables['params'].items() if not n.startswith(FEEDBACK)}
     label = kind.label(path)
-    op = Op(function, kind.weights, self.activations.get(label), label in self.readouts)
+    op = Op(function, kind.weights, self.activations.get(label), label in self.readouts,
+            label in self.auxiliaries)
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     return Site(path, op, params, redraw, shape, self.error if rule.reads_error else None), x
 

@@ -16,6 +16,9 @@ is the network's own. The same holds for every other parameter, such as a normal
 The authors' code lets the last hidden layer's own update under align_ada use the current phi', as
 its pooling is not stopped there; here all of delta0 is the initial network's, as defined.
 
+Weights that begin at zero, as those of some transformers do, send nothing for ever: what lies below
+them does not learn by any of the three.
+
 Cost: align_prop that of feedback alignment; align_ada and align_zero one more forward pass, of the
 initial network. Memory: the initial parameters, and the twin's activations where its local
 derivatives need them.

@@ -33,11 +33,13 @@ class Op:
       activity is phi(y); only for rules with `needs_activation`, None otherwise.
     readout: the op's output reaches the network's output through no other op; only for rules with
       `needs_readout`, False otherwise.
+    auxiliary: it so reaches only another of the model's outputs, which the loss may use or not.
   """
   function: Callable[[Params, Array], Array]
   weights: tuple[str, ...]
   activation: Callable[[Array], Array] | None = None
   readout: bool = False
+  auxiliary: bool = False
 
   def __call__(self, params: Params, x: Array) -> Array:
     return self.function(params, x)
@@ -113,7 +115,7 @@ class Rule(abc.ABC):
     redraws: `backward` needs a random key, new at each call (`rngs={'feedback': key}`): it is
       feedback['key'], beside what `init_feedback` made.
     needs_activation: `backward` needs `op.activation`.
-    needs_readout: `backward` needs `op.readout`.
+    needs_readout: `backward` needs `op.readout` and `op.auxiliary`.
     exact: the rule is backprop, and the layer is best left as it is.
   """
   reads_error: ClassVar[bool] = False

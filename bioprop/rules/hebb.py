@@ -70,6 +70,8 @@ class Hebb(Rule):
     samples = math.prod(e.shape[:max(1, e.ndim - 1)]) if self.reduction == 'mean' else 1
     modulation = self._modulation(e * jnp.asarray(samples, e.dtype), y) / samples
     hebbian = -self.scale * modulation.astype(y.dtype) * post
+    if op.auxiliary:  # Such as a VAE's code: where the loss asks for it, nothing is between them.
+      hebbian = jnp.where(jnp.any(g != 0), g, hebbian)
     return Credit(op.update(params, x, hebbian), dx)
 
   def _phi(self, op):

@@ -93,3 +93,46 @@ def test_an_embedding_has_two_methods(tied):
   got, want = tied(jnp.asarray([[0, 1, 0]]))
   np.testing.assert_allclose(got[2:], want[2:], rtol=1e-5)
   assert not np.allclose(got[:2], want[:2], atol=1e-4)
+
+
+class Aside(nn.Module):
+  """Returns what a hidden layer computes beside the logits."""
+
+  @nn.compact
+  def __call__(self, x):
+    code = nn.Dense(5, name='code')(x)
+    return nn.Dense(3, name='readout')(nn.tanh(code)), code
+
+
+class AsideNnx(nnx.Module):
+  """The same."""
+
+  def __init__(self):
+    self.code = nnx.Linear(6, 5, rngs=nnx.Rngs(0))
+    self.readout = nnx.Linear(5, 3, rngs=nnx.Rngs(1))
+
+  def __call__(self, x):
+    code = self.code(x)
+    return self.readout(jnp.tanh(code)), code
+
+
+def _aside_linen(rule, loss, x):
+  model = bioprop.wrap(Aside(), rule, output=0)
+  variables = model.init(jax.random.key(0), x)
+  return jax.grad(lambda p: loss(*model.apply({'params': p}, x)))(variables['params'])
+
+
+def _aside_nnx(rule, loss, x):
+  model = bioprop.install(AsideNnx(), rule, nnx.Rngs(0), x, output=0)
+  return nnx.to_pure_dict(nnx.grad(lambda m: loss(*m(x)))(model))
+
+
+@pytest.mark.parametrize('gradient', [_aside_linen, _aside_nnx], ids=['linen', 'nnx'])
+def test_another_output_may_be_in_the_loss_or_not(gradient, tools):
+  """If it is, its layer follows what the loss asks of it; if not, it is a hidden layer."""
+  both = lambda out, code: jnp.mean(jnp.sin(out)) + jnp.mean(jnp.cos(code))
+  asked = gradient('hebb', both, tools.x)
+  of_code = gradient('bp', lambda out, code: jnp.mean(jnp.cos(code)), tools.x)
+  np.testing.assert_allclose(asked['code']['kernel'], of_code['code']['kernel'], atol=1e-6)
+  hidden = gradient('hebb', lambda out, code: jnp.mean(jnp.sin(out)), tools.x)
+  assert np.any(hidden['code']['kernel'])
