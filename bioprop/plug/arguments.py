@@ -4,12 +4,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
-Arrays = dict[int, Any]
+ByPosition = dict[int, Any]
+
+
+# Puts other values in the places of what was split off, and returns (args, kwargs).
+Rebuild = Callable[[ByPosition], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 def split(args: tuple[Any, ...], kwargs: Mapping[str, Any]
-          ) -> tuple[Arrays, Callable[[Arrays], tuple[tuple[Any, ...], dict[str, Any]]]]:
+          ) -> tuple[ByPosition, ByPosition, Rebuild]:
   """Splits a call's arguments.
 
   Args:
@@ -17,16 +22,16 @@ def split(args: tuple[Any, ...], kwargs: Mapping[str, Any]
     kwargs: keyword arguments.
 
   Returns:
-    The arrays (or their shapes) by position, and a function that puts other arrays in their places
-    and returns (args, kwargs).
+    The arrays (or their shapes) and the NNX objects (nnx.Rngs) by position, and `Rebuild`.
   """
-  leaves, structure = jax.tree.flatten((args, dict(kwargs)))
-  arrays = {i: leaf for i, leaf in enumerate(leaves) if is_array(leaf)}
+  is_node = lambda a: isinstance(a, (nnx.Pytree, nnx.Variable))
+  leaves, structure = jax.tree.flatten((args, dict(kwargs)), is_leaf=is_node)
+  nodes = {i: leaf for i, leaf in enumerate(leaves) if is_node(leaf)}
+  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and _is_array(leaf)}
   rebuild = lambda others: jax.tree.unflatten(
       structure, [others.get(i, leaf) for i, leaf in enumerate(leaves)])
-  return arrays, rebuild
+  return arrays, nodes, rebuild
 
 
-def is_array(leaf: Any) -> bool:
-  """Whether an argument is an array; numpy's own True is a flag too."""
-  return hasattr(leaf, 'shape') and not isinstance(leaf, np.generic)
+def _is_array(leaf: Any) -> bool:
+  return hasattr(leaf, 'shape') and not isinstance(leaf, np.generic)  # numpy's own True is a flag.

@@ -78,11 +78,12 @@ def choose(rule: 'AnyRule | str | Mapping[str, AnyRule | str]') -> Choice:
                        'For instance {\'Conv_*\': \'fa\', \'*\': \'dfa\'}.')
   rows = tuple((pattern, _rule(value)) for pattern, value in rule.items())
   for pattern, own in rows:
-    if isinstance(own, NetworkRule) and len(rows) > 1:
+    if isinstance(own, NetworkRule) and (len(rows) > 1 or pattern != '*'):
       raise PatternError(
           f'the pattern {pattern!r} asks for {type(own).__name__}, which is a rule of the whole '
-          f'network and cannot be mixed with others. Give it alone, or choose rules of single '
-          f'layers, such as \'align_prop\' or \'fa\'.')
+          f'network: it can be neither mixed with others nor kept to some layers. Give it alone, '
+          f'without a mapping, or choose rules of single layers, such as \'align_prop\' or '
+          f'\'fa\'.')
   return Choice(rows)
 
 

@@ -27,7 +27,7 @@ _UNBOUND = (
     'a gradient was asked of a plugged model that did not run through its own apply: it was bound '
     '(model.bind, nn.apply) or used inside another module, where its rule cannot act. Wrap the '
     'outermost module, and call model.apply(variables, x).')
-_examined: set[tuple[type, 'Plug', str]] = set()  # Models of which no weight leaks.
+_examined: set[tuple[type, 'Plug', str, str]] = set()  # Models of which no weight leaks.
 _traces = itertools.count()  # A number for each init, so that none reuses another's trace.
 
 
@@ -166,8 +166,8 @@ class Plugged:
     return (out, {**variables, FEEDBACK: made}), session
 
   def _refuse_leaks(self, variables, args, rngs, method, kwargs) -> None:
-    """Once for each model: no weight may be used past its layer."""
-    at = self._plain, self._plug, repr(self)
+    """Once for each model and method: no weight may be used past its layer."""
+    at = self._plain, self._plug, repr(self), getattr(method, '__qualname__', str(method))
     if at in _examined or 'params' not in variables or self._plug.choice.exact:
       return
 

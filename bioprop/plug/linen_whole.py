@@ -63,7 +63,7 @@ def feedback(model: nn.Module, rule: NetworkRule, apply: Apply, variables: Mappi
 
 
 def _network(apply: Apply, others, args, kwargs) -> Network:
-  arrays, rebuild = split(args, kwargs)
+  arrays, _, rebuild = split(args, kwargs)
 
   def function(params, arrays):
     return apply({**others, 'params': params}, *rebuild(arrays))

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from flax.errors import TraceContextError
 
 from bioprop.errors import FeedbackMissingError, OutputError
 from bioprop.plug import activity
+from bioprop.plug.arguments import split
 from bioprop.plug.leaks import refuse_leaks
 from bioprop.plug.nnx_layer import (
   PLAN,
@@ -185,17 +185,12 @@ def _pure(model: nnx.Module, call: Callable[..., Any], sample: Sample):
   NNX objects among the arguments (nnx.Rngs) are copied with the model, so that their state stays
   as it is; what is no array (train=True) stays as it is.
   """
-  is_node = lambda a: isinstance(a, (nnx.Pytree, nnx.Variable))
-  leaves, structure = jax.tree.flatten((sample.args, dict(sample.kwargs)), is_leaf=is_node)
-  nodes = {i: leaf for i, leaf in enumerate(leaves) if is_node(leaf)}
-  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and hasattr(leaf, 'shape')
-            and not isinstance(leaf, np.generic)}  # numpy's own True is a flag too.
+  arrays, nodes, rebuild = split(sample.args, sample.kwargs)
   graphdef, state = nnx.split((model, nodes), graph=True)
 
   def run(state, arrays):
     copy, others = nnx.merge(graphdef, state)
-    at = {**others, **arrays}
-    args, kwargs = jax.tree.unflatten(structure, [at.get(i, leaf) for i, leaf in enumerate(leaves)])
+    args, kwargs = rebuild({**others, **arrays})
     return call(copy, *args, **kwargs)
 
   return run, (state, arrays)

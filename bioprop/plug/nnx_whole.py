@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError, OutputError
-from bioprop.plug.arguments import is_array
+from bioprop.plug.arguments import split
 from bioprop.plug.nnx_layer import Feedback, subclass
 from bioprop.rules import Network, NetworkRule
 from bioprop.typing import Array, Key
@@ -66,9 +66,8 @@ def _run(model, call, args, kwargs):
                           is_leaf=lambda v: isinstance(v, nnx.Variable))
   network, params = _network(model, call, args, kwargs)
   out, changed = rule.run(network, params, feedback)
-  nodes = _nodes(args, kwargs)[0]
   if jax.tree.leaves(changed):
-    nnx.update((model, nodes), changed)
+    nnx.update((model, split(args, kwargs)[1]), changed)
   return out
 
 
@@ -77,8 +76,7 @@ def _network(model, call, args, kwargs) -> tuple[Network, dict[str, Array]]:
 
   What the call changes (running means, counts of random draws) is the function's state.
   """
-  nodes, leaves, structure = _nodes(args, kwargs)
-  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and is_array(leaf)}
+  arrays, nodes, rebuild = split(args, kwargs)
   graphdef, params, rest = nnx.split((model, nodes), nnx.Param, ..., graph=True)
   names, variables = zip(*_named(params))
   treedef = jax.tree.structure(params)
@@ -87,21 +85,13 @@ def _network(model, call, args, kwargs) -> tuple[Network, dict[str, Array]]:
     state = jax.tree.unflatten(treedef, [params[name] for name in names])
     copy, others = nnx.merge(graphdef, state, rest, copy=True)
     before = {path: variable.get_raw_value() for path, variable in _flat((copy, others))}
-    at = {**others, **arrays}
-    args, kwargs = jax.tree.unflatten(structure, [at.get(i, leaf) for i, leaf in enumerate(leaves)])
+    args, kwargs = rebuild({**others, **arrays})
     out = call(copy, *args, **kwargs)
     changed = [(path, variable) for path, variable in _flat((copy, others))
                if variable.get_raw_value() is not before.get(path)]
     return out, nnx.from_flat_state(changed)
 
   return Network(function, arrays), {n: v[...] for n, v in zip(names, variables)}
-
-
-def _nodes(args, kwargs):
-  """NNX objects among the arguments (nnx.Rngs) by position; all leaves, and their structure."""
-  is_node = lambda a: isinstance(a, (nnx.Pytree, nnx.Variable))
-  leaves, structure = jax.tree.flatten((args, dict(kwargs)), is_leaf=is_node)
-  return {i: leaf for i, leaf in enumerate(leaves) if is_node(leaf)}, leaves, structure
 
 
 def _flat(node) -> list[tuple[tuple[Any, ...], nnx.Variable]]:

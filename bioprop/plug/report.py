@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
+from bioprop.plug.arguments import split
 from bioprop.plug.linen import Plugged, wrap
 from bioprop.plug.nnx_report import rows_of
 from bioprop.plug.output import Where
@@ -78,12 +79,10 @@ def describe(
 def _abstract_init(plugged, streams, sample, kwargs):
   """Shapes of the plugged model's variables, and the session that made them."""
   sessions = []
-  leaves, structure = jax.tree.flatten((sample, kwargs))
-  arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, 'shape')}
+  arrays, _, rebuild = split(sample, kwargs)
 
-  def init(arrays):  # Flags such as train=False are no arrays, and stay as they are.
-    inputs, options = jax.tree.unflatten(
-        structure, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+  def init(arrays):
+    inputs, options = rebuild(arrays)
     (_, variables), session = plugged.traced_init(streams, *inputs, **options)
     sessions.append(session)
     return variables

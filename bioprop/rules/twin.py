@@ -17,7 +17,9 @@ which costs no product more: F(p, a) is the current network's own.
 """
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -87,7 +89,7 @@ def _equation(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
   if name in ('dot_general', 'conv_general_dilated') and all(
       value.kind is Kind.PARAMETER for value in ins):
     ins = [as_data(ins[0]), ins[1]]  # Of two parameters the left is an activity: learned queries.
-  kind = _join(ins)
+  kind = _union(value.kind for value in ins)
   if not kind & Kind.PARAMETER:
     return [Value.same(kind, out) for out in bind(eqn, [value.now for value in ins])]
   if name == 'scan':
@@ -123,13 +125,6 @@ def _with(twin: Array, current: Array) -> Array:
 
 def _both(eqn: core.JaxprEqn, ins: Sequence[Value]) -> tuple[list[Array], list[Array]]:
   return bind(eqn, [value.now for value in ins]), bind(eqn, [value.twin for value in ins])
-
-
-def _join(values: Sequence[Value]) -> Kind:
-  kind = Kind.CONSTANT
-  for value in values:
-    kind |= value.kind
-  return kind
 
 
 def _raise_to(value: Value, kind: Kind) -> Value:
@@ -211,8 +206,5 @@ def _scan(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
   return _values(body.kinds, [*last, *stacked])
 
 
-def _union(kinds: Sequence[Kind]) -> Kind:
-  union = Kind.CONSTANT
-  for kind in kinds:
-    union |= kind
-  return union
+def _union(kinds: Iterable[Kind]) -> Kind:
+  return functools.reduce(operator.or_, kinds, Kind.CONSTANT)

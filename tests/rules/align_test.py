@@ -189,8 +189,9 @@ def test_wide_networks_learn_as_by_backprop():
 
 def test_not_mixed_with_others():
   """They see the whole network."""
-  with pytest.raises(errors.PatternError, match="'first' asks for AlignAda.*'align_prop'"):
-    bioprop.wrap(MLP(), {'first': 'align_ada', '*': 'fa'})
+  for choice in ({'first': 'align_ada', '*': 'fa'}, {'first': 'align_ada'}):
+    with pytest.raises(errors.PatternError, match="'first' asks for AlignAda.*'align_prop'"):
+      bioprop.wrap(MLP(), choice)
 
 
 def test_other_feedback():
