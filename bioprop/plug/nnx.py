@@ -84,11 +84,12 @@ def install(
         f'bioprop.install(model, \'fa\', nnx.Rngs(0)); for flax.linen it is bioprop.wrap.')
   choice = choose(rule)
   uninstall(model)
+  layers = list(_layers(model))
   if choice.network is not None:
     draw = _Draws(rngs if rngs is not None or choice.network.needs_sample else 0)
-    nnx_whole.plug(model, choice.network, lambda: draw.key, sample, kwargs)
+    named = [('/'.join(map(str, path)), layer) for path, layer, _ in layers]
+    nnx_whole.plug(model, named, choice.network, lambda: draw.key, sample, kwargs)
     return model
-  layers = list(_layers(model))
   if not layers:
     raise NothingMatchedError(
         f'{type(model).__name__} holds no layer that a learning rule could apply to, so it would '

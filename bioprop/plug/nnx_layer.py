@@ -22,7 +22,7 @@ from bioprop.plug import activity
 from bioprop.plug.marks import mark_input, mark_output, mark_weights
 from bioprop.plug.nnx_kinds import Kind, kind_of
 from bioprop.plug.unbound import without_gradient
-from bioprop.rules import Op, Rule
+from bioprop.rules import AnyRule, NetworkRule, Op, Rule
 from bioprop.rules.credit import assign
 from bioprop.typing import Array, Params
 
@@ -53,7 +53,7 @@ class Plan:
     watch: a number for each run of `install`'s watcher, which no cached trace may serve.
   """
   path: str
-  rule: Rule
+  rule: AnyRule
   feedback: tuple[tuple[str, str, str], ...] = ()
   phi: tuple[str, ...] = ()
   readouts: tuple[str, ...] = ()
@@ -76,6 +76,8 @@ class Watcher:
 
 
 watching: contextvars.ContextVar[Watcher | None] = contextvars.ContextVar('watching', default=None)
+# Whether a model runs as a whole, so that its NetworkRule sees what every layer computes.
+running: contextvars.ContextVar[bool] = contextvars.ContextVar('running', default=False)
 # Plans of the layers whose ops ran, for each call of an override that is under way.
 _overrides: contextvars.ContextVar[tuple[set[Plan], ...]] = contextvars.ContextVar(
     'overrides', default=())
@@ -183,6 +185,8 @@ def _run(layer, op_name, function, weights, params: Params, x: Array, use: str =
   if watcher is not None:
     return _watch(watcher, plan, op_name, use, op, params, x)
   rule, port, ready = plan.rule, None, True
+  if isinstance(rule, NetworkRule):
+    return op(params, x) if running.get() else without_gradient(op(params, x), _unbound(plan))
   if rule.reads_error:
     filled = getattr(layer, PORT)[...]
     ready = filled.shape[-1] != 0
@@ -286,7 +290,8 @@ def _checked(method, kind: Kind):
     at = method.__name__, nnx.graphdef(self, graph=True), repr(flags)
     if plan in ran:
       _reached.add(at)
-    elif at not in _reached:  # It has if an nnx.jit inside serves a trace of an earlier call.
+    # It has if an nnx.jit inside serves a trace of an earlier call; a NetworkRule sees every way.
+    elif at not in _reached and not running.get():
       raise UnsupportedLayerError(
           f'{type(self).__name__} extends nnx.{kind.name} and overrides {method.__name__} without '
           f'calling super().{method.__name__}, so no rule can act on its weights, and they would '

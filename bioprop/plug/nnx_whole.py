@@ -8,7 +8,7 @@ from flax import nnx
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError, OutputError
 from bioprop.plug.arguments import split
-from bioprop.plug.nnx_layer import Feedback, subclass
+from bioprop.plug.nnx_layer import PLAN, Feedback, Plan, plugged_class, running, subclass
 from bioprop.rules import Network, NetworkRule
 from bioprop.typing import Array, Key
 
@@ -16,12 +16,16 @@ from bioprop.typing import Array, Key
 RULE, FEEDBACK = '_bioprop_network', 'feedback_network'
 
 
-def plug(model: nnx.Module, rule: NetworkRule, key: Callable[[], Key], args: tuple[Any, ...],
-         kwargs: Mapping[str, Any]) -> None:
-  """Makes the rule's feedback and swaps the model's class.
+def plug(model: nnx.Module, layers: list[tuple[str, nnx.Module]], rule: NetworkRule,
+         key: Callable[[], Key], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+  """Makes the rule's feedback, and swaps the classes of the model and of its layers.
+
+  A layer only sees to it that no gradient is asked of it outside the model's own call, where the
+  rule could not act.
 
   Args:
     model: an NNX module without a rule.
+    layers: its layers and their paths.
     rule: its rule.
     key: makes a key for what is drawn.
     args: the model's inputs, () if there is no sample.
@@ -47,6 +51,9 @@ def plug(model: nnx.Module, rule: NetworkRule, key: Callable[[], Key], args: tup
   setattr(model, FEEDBACK, nnx.data(jax.tree_util.tree_map_with_path(
       lambda path, value: _variable(value, variables.get(path[-1].key)), made)))
   setattr(model, RULE, rule)
+  for name, layer in layers:
+    setattr(layer, PLAN, Plan(name, rule))
+    object.__setattr__(layer, '__class__', plugged_class(type(layer)))
   object.__setattr__(model, '__class__', _whole_class(type(model)))
 
 
@@ -57,7 +64,8 @@ def _whole_class(plain: type[nnx.Module]) -> type[nnx.Module]:
   def call(self, *args, **kwargs):
     return _run(self, plain.__call__, args, kwargs)
 
-  return subclass(plain, (plain,), {'__call__': call, '_bioprop_plain': plain})
+  body = {'__call__': call, '_bioprop_plain': getattr(plain, '_bioprop_plain', plain)}
+  return subclass(plain, (plain,), body)
 
 
 def _run(model, call, args, kwargs):
@@ -65,7 +73,11 @@ def _run(model, call, args, kwargs):
   feedback = jax.tree.map(lambda v: v[...], getattr(model, FEEDBACK),
                           is_leaf=lambda v: isinstance(v, nnx.Variable))
   network, params = _network(model, call, args, kwargs)
-  out, changed = rule.run(network, params, feedback)
+  token = running.set(True)
+  try:
+    out, changed = rule.run(network, params, feedback)
+  finally:
+    running.reset(token)
   if jax.tree.leaves(changed):
     nnx.update((model, split(args, kwargs)[1]), changed)
   return out

@@ -259,6 +259,20 @@ def test_the_state_of_nnx_models(rule):
   assert nnx.graphdef(bioprop.uninstall(model)) == nnx.graphdef(plain)
 
 
+@pytest.mark.parametrize('rule', ['align_ada', 'align_zero'])
+def test_outside_the_models_call_there_is_no_gradient(rule):
+  """It would be backprop's; the value is the layer's own."""
+  x = jnp.asarray(RNG.randn(5, 4), jnp.float32)
+  model = bioprop.install(Noisy(), rule)
+  np.testing.assert_array_equal(model.layer(x), Noisy().layer(x))
+  with pytest.raises(errors.UnboundError, match="'layer'.*__call__"):
+    nnx.grad(lambda m: m.layer(x).sum())(model)
+  alone = bioprop.install(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), rule)
+  grads = nnx.grad(lambda m: m(x).sum())(alone)
+  np.testing.assert_allclose(grads['kernel'][...], jnp.tile(x.sum(0)[:, None], 3), rtol=1e-5)
+  assert type(bioprop.uninstall(alone)) is nnx.Linear
+
+
 def test_no_retrace():
   """One trace for all steps, while the parameters move."""
   model, x = bioprop.wrap(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1)
