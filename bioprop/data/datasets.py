@@ -3,7 +3,7 @@ import dataclasses
 
 import numpy as np
 
-from bioprop.data import characters, digits, split, tfds_source
+from bioprop.data import add, characters, digits, split, tfds_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Dataset:
     mean: float32 [channels], of the train images in raw pixel units; None for a text.
     std: float32 [channels], of the train images in raw pixel units, 1 for a constant channel; None
       for a text.
+    values: float32 [num_classes], the quantity that each label stands for; None where labels are
+      classes.
   """
   name: str
   num_classes: int
@@ -27,6 +29,7 @@ class Dataset:
   test: split.Split
   mean: np.ndarray | None
   std: np.ndarray | None
+  values: np.ndarray | None = None
 
 
 def load(name: str, data_dir: str | None = None, validation: int = 5000,
@@ -34,7 +37,8 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
   """Loads a dataset: images to classify, or a text whose next characters are to be predicted.
 
   `digits` (8x8 images, pixel values 0 to 16) and `characters` (a novel, in windows of 64
-  characters) are embedded and ignore `data_dir`. Any other name is an image classification of TFDS
+  characters) are embedded and ignore `data_dir`, as does `add` (sequences of 100 bits, and at each
+  position a sum of earlier bits to predict). Any other name is an image classification of TFDS
   (`mnist`, `cifar10`, `kmnist`, `emnist/balanced`, ...): its prepared files are decoded on first
   use and read from a cache afterwards (`$BIOPROP_CACHE`, else `$XDG_CACHE_HOME/bioprop`, else
   `~/.cache/bioprop`). Files that are not there yet are downloaded and prepared where TensorFlow is
@@ -62,10 +66,30 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
     source = characters.read()
     train, held = split.hold_out_last(name, source.train, validation)
     return Dataset(name, source.num_classes, train, held, source.test, None, None)
+  if name == 'add':
+    source = add.read()
+    train, held = split.hold_out(name, source.train, validation, seed)
+    return Dataset(name, source.num_classes, train, held, source.test, None, None, add.VALUES)
   source = digits.read() if name == 'digits' else tfds_source.read(name, data_dir)
   train, held = split.hold_out(name, source.train, validation, seed)
   mean, std = _pixel_statistics(train.images)
   return Dataset(name, source.num_classes, train, held, source.test, mean, std)
+
+
+def choose(dataset: Dataset, examples: int, seed: int) -> Dataset:
+  """Returns the dataset with fewer training examples, chosen by `seed`, and their statistics.
+
+  Args:
+    dataset: as from `load`.
+    examples: how many training examples to keep, at least 1 and at most all.
+    seed: of the choice, 0 <= seed < 2**32; with the same seed fewer are contained in more.
+
+  Raises:
+    DataError: `examples` or `seed` is out of range.
+  """
+  train = split.choose(dataset.name, dataset.train, examples, seed)
+  mean, std = (None, None) if dataset.mean is None else _pixel_statistics(train.images)
+  return dataclasses.replace(dataset, train=train, mean=mean, std=std)
 
 
 def _pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -52,16 +52,37 @@ def hold_out(name: str, train: Split, validation: int, seed: int) -> tuple[Split
   """
   total = len(train.labels)
   _check_number(name, validation, total)
-  if not 0 <= seed < 2**32:
-    raise errors.DataError(
-        f'The validation split of {name!r} cannot be drawn with seed {seed}: numpy takes seeds '
-        f'from 0 to {2**32 - 1}. Give one of these, for example seed=0.')
+  _check_seed(name, seed)
   # RandomState, not default_rng: numpy promises that its stream never changes, so a run of years
   # ago and a run of today hold out the same examples.
   order = np.random.RandomState(seed).permutation(total)
   held, kept = np.sort(order[:validation]), np.sort(order[validation:])
   return (Split(train.images[kept], train.labels[kept]),
           Split(train.images[held], train.labels[held]))
+
+
+def choose(name: str, train: Split, examples: int, seed: int) -> Split:
+  """Keeps randomly chosen training examples, in the order of `train`.
+
+  With the same seed fewer examples are contained in more.
+
+  Args:
+    name: the dataset's name, for the error.
+    train: the training examples.
+    examples: how many to keep, 1 <= examples <= len(train.labels).
+    seed: of the choice, 0 <= seed < 2**32.
+
+  Raises:
+    DataError: examples or seed is out of range.
+  """
+  total = len(train.labels)
+  if not 1 <= examples <= total:
+    raise errors.DataError(
+        f'{examples} examples of {name!r} cannot be trained on: there are {total}, beside those '
+        f'held out for validation. Give a number from 1 to {total}.')
+  _check_seed(name, seed)
+  kept = np.sort(np.random.RandomState(seed).permutation(total)[:examples])
+  return Split(train.images[kept], train.labels[kept])
 
 
 def hold_out_last(name: str, train: Split, validation: int) -> tuple[Split, Split]:
@@ -85,6 +106,14 @@ def hold_out_last(name: str, train: Split, validation: int) -> tuple[Split, Spli
   _check_number(name, validation, total)
   kept = total - validation
   return Split(*(a[:kept] for a in train)), Split(*(a[kept:] for a in train))
+
+
+def _check_seed(name: str, seed: int) -> None:
+  """Raises DataError unless numpy takes the seed."""
+  if not 0 <= seed < 2**32:
+    raise errors.DataError(
+        f'Examples of {name!r} cannot be chosen with seed {seed}: numpy takes seeds from 0 to '
+        f'{2**32 - 1}. Give one of these, for example seed=0.')
 
 
 def _check_number(name: str, validation: int, total: int) -> None:

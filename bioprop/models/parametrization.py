@@ -44,9 +44,11 @@ class Parametrization:
       raise ValueError(f'gamma0={self.gamma0} has no meaning in the standard parametrization: '
                        f'type parametrization=\'mup\' (or \'ntk\') beside it.')
 
-  def dense(self, x: jax.Array, features: int) -> jax.Array:
+  def dense(self, x: jax.Array, features: int, use_bias: bool = True,
+            name: str | None = None) -> jax.Array:
     """A layer [..., n] -> [..., features]; to be called in a module's compact method."""
-    return nn.Dense(features, **self._init())(self._scaled(x, x.shape[-1]))
+    layer = nn.Dense(features, use_bias=use_bias, name=name, **self._init())
+    return layer(self._scaled(x, x.shape[-1]))
 
   def conv(self, x: jax.Array, features: int, size: tuple[int, ...], strides: int = 1,
            use_bias: bool = True) -> jax.Array:

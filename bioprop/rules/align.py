@@ -28,7 +28,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bioprop.rules.base import Credit, Rule
+from bioprop.rules.base import Credit, Rule, check_choice
 from bioprop.rules.network import NetworkRule, relay, stop
 from bioprop.rules.twin import Kind, Value, evaluate, parameter
 
@@ -72,14 +72,25 @@ class AlignZero(_Frozen):
 
 @dataclasses.dataclass(frozen=True)
 class AlignAda(_Frozen):
-  """align_ada: the initial network's errors times the current activities."""
+  """align_ada: the initial network's errors times the current activities.
+
+  Attributes:
+    same_time_error: False: as in the authors' code for recurrent networks, where a step's
+      parameters receive the errors of later steps, through the state that is carried on, and not
+      the error of what the same step puts out. It is then not backprop at initialisation. Models
+      without a scan learn as under True.
+  """
+  same_time_error: bool = True
+
+  def __post_init__(self):
+    check_choice(self, 'same_time_error', (True, False))
 
   def run(self, network, params, feedback):
     """The network's output; errors go down the initial network; see `NetworkRule.run`."""
     closed, shapes = jax.make_jaxpr(network.function, return_shape=True)(params, network.inputs)
     weights = map(parameter, *map(jax.tree.leaves, (params, feedback['initial'])))
     inputs = (Value.same(Kind.INPUT, a) for a in jax.tree.leaves(network.inputs))
-    values = evaluate(closed.jaxpr, closed.consts, [*weights, *inputs])
+    values = evaluate(closed.jaxpr, closed.consts, [*weights, *inputs], self.same_time_error)
     ends = [relay(stop(v.now), v.twin) if v.kind is Kind.DATA else v.now for v in values]
     return jax.tree.unflatten(jax.tree.structure(shapes), ends)
 

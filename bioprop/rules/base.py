@@ -162,10 +162,10 @@ def check_range(rule: Rule, name: str, low: float, high: float = float('inf')) -
         f'--config.rule_options.{name}={max(low, 0.0):g}.')
 
 
-def check_choice(rule: Rule, name: str, choices: tuple[str, ...]) -> None:
+def check_choice(rule: Rule, name: str, choices: tuple[str | bool, ...]) -> None:
   """Raises RuleOptionError unless the rule's option `name` is one of `choices`."""
   value = getattr(rule, name)
   if value not in choices:
     raise RuleOptionError(
         f'{type(rule).__name__} got {name}={value!r}; {name} must be one of: '
-        f'{", ".join(choices)}. For instance bioprop.make(..., {name}={choices[0]!r}).')
+        f'{", ".join(map(str, choices))}. For instance bioprop.make(..., {name}={choices[0]!r}).')

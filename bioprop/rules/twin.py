@@ -57,8 +57,16 @@ def parameter(now: Array, twin: Array) -> Value:
   return Value(Kind.PARAMETER, now, stop(twin))
 
 
-def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
+def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Value],
+             same_time: bool = True, muted: Sequence[bool] = ()) -> list[Value]:
   """Evaluates a jaxpr on values of both networks.
+
+  Args:
+    jaxpr, consts: the network.
+    arguments: of the jaxpr.
+    same_time: False: in a scan, the equations that make what it carries on are given no credit for
+      what the same step puts out, only for what comes later.
+    muted: outputs of the jaxpr; equations that make these are given no credit at all.
 
   Raises:
     UnsupportedLayerError: if parameters are used inside a branch that the activities choose, or
@@ -69,9 +77,11 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Value
                for var, const in zip(jaxpr.constvars, consts))
   read = lambda atom: (Value.same(Kind.CONSTANT, atom.val) if isinstance(atom, core.Literal)
                        else known[atom])
+  quiet = _makers(jaxpr, muted)
   for eqn in jaxpr.eqns:
+    ins = [read(atom) for atom in eqn.invars]
     with eqn.ctx.manager:
-      outs = _equation(eqn, [read(atom) for atom in eqn.invars])
+      outs = _equation(eqn, ins, same_time, [var in quiet for var in eqn.outvars])
     known.update(zip(eqn.outvars, outs))
   return [read(atom) for atom in jaxpr.outvars]
 
@@ -84,7 +94,18 @@ def as_data(value: Value) -> Value:
   return Value(Kind.DATA, stop(value.now), twin)
 
 
-def _equation(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
+def _makers(jaxpr: core.Jaxpr, muted: Sequence[bool]) -> set[core.Var]:
+  """The variables from which muted outputs are made, and these themselves."""
+  variables = lambda atoms: {atom for atom in atoms if isinstance(atom, core.Var)}
+  found = variables(out for out, flag in zip(jaxpr.outvars, muted) if flag)
+  for eqn in reversed(jaxpr.eqns):
+    if found.intersection(eqn.outvars):
+      found |= variables(eqn.invars)
+  return found
+
+
+def _equation(eqn: core.JaxprEqn, ins: list[Value], same_time: bool,
+              muted: Sequence[bool]) -> list[Value]:
   name = eqn.primitive.name
   if name in ('dot_general', 'conv_general_dilated') and all(
       value.kind is Kind.PARAMETER for value in ins):
@@ -92,15 +113,17 @@ def _equation(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
   kind = _union(value.kind for value in ins)
   if not kind & Kind.PARAMETER:
     return [Value.same(kind, out) for out in bind(eqn, [value.now for value in ins])]
-  if name == 'scan':
-    return _scan(eqn, ins)
-  if name == 'cond' and not ins[0].kind & Kind.PARAMETER:
-    return _switch(eqn, ins)
   body = body_of(eqn)
-  if name in REMATS:
-    return _remat(eqn, body, ins)
   if name in JITS:
-    return evaluate(body.jaxpr, body.consts, ins)
+    return evaluate(body.jaxpr, body.consts, ins, same_time, muted)
+  if any(muted) and kind & Kind.INPUT:
+    ins = [dataclasses.replace(v, now=stop(v.now)) if v.kind is Kind.PARAMETER else v for v in ins]
+  if name == 'scan':
+    return _scan(eqn, ins, same_time)
+  if name == 'cond' and not ins[0].kind & Kind.PARAMETER:
+    return _switch(eqn, ins, same_time)
+  if name in REMATS:
+    return _remat(eqn, body, ins, same_time)
   if kind is Kind.PARAMETER:
     return [Value(kind, now, twin) for now, twin in zip(*_both(eqn, ins))]
   if not any(value.kind is Kind.PARAMETER for value in ins):
@@ -144,39 +167,42 @@ def _values(kinds: Sequence[Kind], arrays: Sequence[tuple[Array, ...]]) -> list[
 class _Body:
   """A jaxpr as a function of `_flat` values, whose kinds are known."""
 
-  def __init__(self, closed: core.ClosedJaxpr, kinds: Sequence[Kind],
-               raised: Callable[[list[Value]], list[Value]] = list):
+  def __init__(self, closed: core.ClosedJaxpr, kinds: Sequence[Kind], same_time: bool,
+               raised: Callable[[list[Value]], list[Value]] = list, muted: Sequence[bool] = ()):
     self._closed, self._kinds, self._raised = closed, tuple(kinds), raised
+    self._same_time, self._muted = same_time, muted
     self.kinds: tuple[Kind, ...] = ()  # The outputs', once it was traced.
 
   def __call__(self, arrays):
     values = _values(self._kinds, arrays)
-    outs = self._raised(evaluate(self._closed.jaxpr, self._closed.consts, values))
+    outs = self._raised(evaluate(
+        self._closed.jaxpr, self._closed.consts, values, self._same_time, self._muted))
     self.kinds = tuple(value.kind for value in outs)
     return _flat(outs)
 
 
-def _remat(eqn: core.JaxprEqn, closed: core.ClosedJaxpr, ins: list[Value]) -> list[Value]:
-  body = _Body(closed, [value.kind for value in ins])
+def _remat(eqn: core.JaxprEqn, closed: core.ClosedJaxpr, ins: list[Value],
+           same_time: bool) -> list[Value]:
+  body = _Body(closed, [value.kind for value in ins], same_time)
   outs = jax.checkpoint(body, prevent_cse=eqn.params['prevent_cse'],
                         policy=eqn.params['policy'])(_flat(ins))
   return _values(body.kinds, outs)
 
 
-def _switch(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
+def _switch(eqn: core.JaxprEqn, ins: list[Value], same_time: bool) -> list[Value]:
   """A branch that constants or inputs choose: both networks take the same one."""
   index, *operands = ins
   kinds = [value.kind for value in operands]
-  bodies = [_Body(branch, kinds) for branch in eqn.params['branches']]
+  bodies = [_Body(branch, kinds, same_time) for branch in eqn.params['branches']]
   for body in bodies:
     jax.eval_shape(body, _flat(operands))
   joined = [_union(own) for own in zip(*(body.kinds for body in bodies))]
   raised = lambda values: [_raise_to(value, kind) for value, kind in zip(values, joined)]
-  branches = [_Body(branch, kinds, raised) for branch in eqn.params['branches']]
+  branches = [_Body(branch, kinds, same_time, raised) for branch in eqn.params['branches']]
   return _values(joined, jax.lax.switch(index.now, branches, _flat(operands)))
 
 
-def _scan(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
+def _scan(eqn: core.JaxprEqn, ins: list[Value], same_time: bool) -> list[Value]:
   params = eqn.params
   consts, carried = params['num_consts'], params['num_carry']
   first = consts + carried
@@ -186,7 +212,7 @@ def _scan(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
   carry = ins[consts:first]
   while True:  # Until the carry's kinds are those that the body gives back.
     kinds = [value.kind for value in (*ins[:consts], *carry, *ins[first:])]
-    body = _Body(closed, kinds)
+    body = _Body(closed, kinds, same_time)
     jax.eval_shape(body, [*fixed, *_flat(carry), *slices])
     joined = [value.kind | out for value, out in zip(carry, body.kinds)]
     if joined == [value.kind for value in carry]:
@@ -194,11 +220,14 @@ def _scan(eqn: core.JaxprEqn, ins: list[Value]) -> list[Value]:
     carry = [_raise_to(value, kind) for value, kind in zip(carry, joined)]
   raised = lambda values: [_raise_to(value, kind) for value, kind in zip(values, joined)] + (
       values[carried:])
-  body = _Body(closed, kinds, raised)
+  body = _Body(closed, kinds, same_time, raised)
+  put_out = body if same_time else _Body(
+      closed, kinds, same_time, raised, [True] * carried + [False] * len(closed.jaxpr.outvars))
 
   def step(carry, slices):
-    outs = body([*fixed, *carry, *slices])
-    return outs[:carried], outs[carried:]
+    inputs = [*fixed, *carry, *slices]
+    outs = body(inputs)
+    return outs[:carried], (outs if put_out is body else put_out(inputs))[carried:]
 
   last, stacked = jax.lax.scan(
       step, _flat(carry), _flat(ins[first:]), params['length'], params['reverse'],

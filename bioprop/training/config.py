@@ -14,7 +14,7 @@ from bioprop.rules import RULES
 
 CHOICES = {
     'augment': ('none', 'shift_flip'),
-    'loss': ('cross_entropy', 'mse'),
+    'loss': ('cross_entropy', 'mse', 'mse_centred'),
     'model': tuple(MODELS),
     'optimizer': ('sgd', 'adam', 'adamw'),
     'schedule': ('constant', 'cosine', 'step'),
@@ -40,9 +40,12 @@ def base() -> ml_collections.ConfigDict:
 
   config.dataset = 'digits'
   config.validation = 5000  # Examples that leave the training set to choose settings by.
+  # Of the examples that remain, how many to train on; None: all. Which ones, config.seed decides.
+  config.examples = config_dict.placeholder(int)
   config.augment = 'none'  # 'shift_flip': pad by 4 pixels and crop, flip left-right (CIFAR).
 
-  config.loss = 'cross_entropy'  # 'mse': half the squared distance to the one-hot label.
+  # 'mse': half the squared distance to the one-hot label; 'mse_centred': less 1 / classes.
+  config.loss = 'cross_entropy'
   config.epochs = 10
   config.batch_size = 64  # The incomplete last batch of an epoch is left out.
   config.eval_batch_size = 500  # Changes the speed only.
@@ -92,6 +95,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.steps_per_call is not None and config.steps_per_call < 1:
     raise ConfigError(f'config.steps_per_call is {config.steps_per_call}, and must be at least 1, '
                       'or None for a whole epoch in one call.')
+  if config.examples is not None and config.examples < 1:
+    raise ConfigError(f'config.examples is {config.examples}, and must be at least 1, or None for '
+                      'all examples that are not held out for validation.')
   if config.clip_norm is not None and not config.clip_norm > 0:
     raise ConfigError(f'config.clip_norm is {config.clip_norm}, and must be positive, or None for '
                       'no clipping.')

@@ -1,8 +1,10 @@
 """Losses of each label, by name."""
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from bioprop.errors import ConfigError
 from bioprop.training import config as config_lib
 from bioprop.typing import Array
 
@@ -16,16 +18,47 @@ def squared_error(logits: Array, labels: Array) -> Array:
   return jnp.sum(jnp.square(logits - target), axis=-1) / 2
 
 
-def make_loss(name: str):
+def centred_squared_error(logits: Array, labels: Array) -> Array:
+  """Half the squared distance to the one-hot label less its mean, 1 / classes; as `squared_error`.
+
+  The targets of Boopathy & Fiete (2022, arXiv 2106.08453), which sum to zero. Their loss, the mean
+  over the batch and the classes of the squares, is this one times 2 / classes.
+  """
+  return squared_error(logits + 1 / logits.shape[-1], labels)
+
+
+def make_loss(name: str, values: np.ndarray | None = None):
   """Returns the function (logits [..., classes], labels [...]) -> losses [...].
 
+  Args:
+    name: of the loss.
+    values: the quantity that each label stands for, which the one output of a model is to predict;
+      None where labels are classes.
+
   Raises:
-    ConfigError: if there is no such loss.
+    ConfigError: if there is no such loss, or it is none for quantities.
   """
   losses = {
       'cross_entropy': optax.softmax_cross_entropy_with_integer_labels,
       'mse': squared_error,
+      'mse_centred': centred_squared_error,
   }
   if name not in losses:
     raise config_lib.unknown('loss', name, losses)
-  return losses[name]
+  if values is None:
+    return losses[name]
+  if name != 'mse':
+    raise ConfigError(f'config.loss is {name!r}, and the labels of this dataset are quantities, '
+                      'not classes. Type --config.loss=mse.')
+  return lambda out, labels: jnp.square(out[..., 0] - jnp.asarray(values)[labels]) / 2
+
+
+def make_decision(values: np.ndarray | None = None):
+  """Returns the function (logits [..., classes]) -> labels [...]: the largest, or the nearest.
+
+  Args:
+    values: as in `make_loss`.
+  """
+  if values is None:
+    return lambda logits: jnp.argmax(logits, axis=-1)
+  return lambda out: jnp.argmin(jnp.abs(out - jnp.asarray(values)), axis=-1)

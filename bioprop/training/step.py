@@ -43,6 +43,7 @@ class Task:
       [n, T, classes].
     tx: the optimiser.
     loss: maps logits [..., classes] and labels [...] to the loss of each label [...].
+    decide: maps logits [..., classes] to the labels [...] that they stand for.
     augment: maps a key and images [n, h, w, c] to as many images, or None.
     mean, std: of each channel of the uint8 images, float32 [c]; None for characters.
     seed: of all randomness.
@@ -52,6 +53,7 @@ class Task:
   model: nn.Module
   tx: optax.GradientTransformation
   loss: Callable[[Array, Array], Array]
+  decide: Callable[[Array], Array]
   augment: Callable[[Key, Array], Array] | None
   mean: np.ndarray | None
   std: np.ndarray | None
@@ -106,7 +108,7 @@ def gradients(task: Task, state: State, batch: Examples) -> tuple[PyTree, PyTree
   def loss_fn(params):
     logits, new = apply_train(task, params, state.model_state, batch.images, state.step)
     loss = jnp.mean(task.loss(logits, batch.labels))
-    correct = jnp.sum(jnp.argmax(logits, axis=-1) == batch.labels)
+    correct = jnp.sum(task.decide(logits) == batch.labels)
     return loss, ({**state.model_state, **new}, correct)
 
   (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -166,7 +168,7 @@ def evaluate(task: Task, state: State, data: Examples) -> Metrics:
     logits = predict(task, state, batch.images)
     real = batch.labels >= 0
     loss = jnp.sum(jnp.where(real, task.loss(logits, batch.labels), jnp.zeros((), logits.dtype)))
-    correct = jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) & real)
+    correct = jnp.sum((task.decide(logits) == batch.labels) & real)
     return Metrics(total.loss + loss, total.correct + correct), None
 
   zero = Metrics(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))

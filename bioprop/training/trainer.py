@@ -56,11 +56,13 @@ class Trainer:
     rule = make(config.rule, **config_lib.rule_options(config))
     # Always the same split: seeds differ in training, not in what is validated on.
     data = data or data_lib.load(config.dataset, data_dir, validation=config.validation)
+    if config.examples is not None:
+      data = data_lib.choose(data, config.examples, config.seed)
     examples = len(data.train.labels)
     if examples < config.batch_size:
       raise DataError(
           f'config.batch_size is {config.batch_size}, but only {examples} training examples of '
-          f'{config.dataset} remain beside {config.validation} for validation: not one batch. Type '
+          f'{config.dataset} are there to train on: not one batch. Type '
           f'for instance --config.batch_size={min(64, examples)}.')
     if data.mean is None and config.augment != 'none':
       raise ConfigError(
@@ -68,11 +70,11 @@ class Trainer:
           'text. Type --config.augment=none.')
     self._made_from = f'{config.model} with {config_lib.chosen(config.model_options) or "defaults"}'
     self.steps = examples // config.batch_size
-    model = _make_model(config, data.num_classes)
+    model = _make_model(config, data.num_classes if data.values is None else 1)
     tx, self.schedule = optimizer.make_optimizer(config, self.steps, _factor(model))
     self.task = step_lib.Task(
-        wrap(model, rule), tx, loss.make_loss(config.loss),
-        augment.make_augment(config.augment), data.mean, data.std, config.seed, config.batch_size,
+        wrap(model, rule), tx, loss.make_loss(config.loss, data.values),
+        loss.make_decision(data.values), augment.make_augment(config.augment), data.mean, data.std, config.seed, config.batch_size,
         place)
     self._per_call = min(config.steps_per_call or self.steps, self.steps)
     self._train_data = place.put_everywhere(step_lib.Examples(*data.train))

@@ -1,0 +1,214 @@
+r"""Rules side by side: every rule on every configuration with every seed, and one table.
+
+    python -m bioprop.bench.sweep RUNS CONFIG ... --rules=bp,fa,dfa --seeds=0,1,2 --data_dir=...
+
+    python -m bioprop.bench.sweep runs/widths configs/mnist_align_mlp.py:32 \
+        configs/mnist_align_mlp.py:128 --rules=bp,fa,align_ada --seeds=0,1,2 --data_dir=...
+
+RUNS is a directory for the runs, RUNS/<config>/<rule>-seed<seed>, each as train.py makes it. The
+same command goes on where it was interrupted, trains nothing twice, and prints the table of what is
+there. What stands after a colon is given to the configuration's own get_config. Rules may carry
+options: --rules='fa,fa(rho=0.5,scale=1)'. Of several seeds the table has mean and standard deviation (that
+of a sample, with n - 1); a run that diverged is counted beside the mean of the others.
+"""
+import ast
+import pathlib
+import re
+import runpy
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+
+from bioprop.errors import ConfigError, DivergedError
+from bioprop.training import cli, metrics, run, workdir
+
+_RULES = flags.DEFINE_string('rules', 'bp,fa,dfa', 'Names, perhaps with options in brackets.')
+_SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of the runs.')
+_METRIC = flags.DEFINE_enum(
+    'metric', 'test_accuracy', ['test_accuracy', 'test_error', 'test_loss'], 'What the table shows.')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of prepared datasets (TFDS).')
+_FILE = 'diverged.txt'  # In the directory of a run that diverged: what it said.
+
+
+class Run(NamedTuple):
+  """One run of a sweep.
+
+  Attributes:
+    column: the configuration, as it was named.
+    rule: the rule, with its options.
+    path: the run's directory.
+    config: its configuration.
+  """
+  column: str
+  rule: str
+  path: pathlib.Path
+  config: ml_collections.ConfigDict
+
+
+def plan(root: pathlib.Path, configs: Sequence[str], rules: Sequence[str],
+         seeds: Sequence[int]) -> list[Run]:
+  """Returns the runs of a sweep, seed by seed, so that a part of it is a table already.
+
+  Args:
+    root: directory for all of them.
+    configs: files, perhaps with an argument after a colon.
+    rules: names, perhaps with options in brackets.
+    seeds: of the runs.
+
+  Raises:
+    ConfigError: if a configuration or a rule cannot be read.
+  """
+  runs = []
+  for seed in seeds:
+    for name in configs:
+      column = re.sub(r'[:,]', '-', re.sub(r'^.*/|\.py', '', name))
+      for rule in rules:
+        config = load(name)
+        config.rule, options = parse(rule)
+        config.seed = seed
+        for option, value in options.items():
+          if option not in config.rule_options:
+            raise ConfigError(f'--rules has {rule!r}, and no rule has an option {option!r}. Valid: '
+                              f'{", ".join(config.rule_options)}.')
+          config.rule_options[option] = value
+        label = re.sub(r'[^\w.=-]+', '-', rule).strip('-')
+        runs.append(Run(column, rule, root / column / f'{label}-seed{seed}', config))
+  return runs
+
+
+def load(name: str) -> ml_collections.ConfigDict:
+  """Runs the configuration of a file; what follows a colon is given to its get_config.
+
+  Raises:
+    ConfigError: if there is no such file, or it cannot be run.
+  """
+  file, *argument = name.split(':', 1)
+  try:
+    return runpy.run_path(file)['get_config'](*argument)
+  except FileNotFoundError:
+    raise ConfigError(f'there is no configuration {file}. Type for instance '
+                      'configs/digits_mlp.py.') from None
+  except Exception as error:  # Whatever a file of the user's raises.
+    raise ConfigError(f'the configuration {name} cannot be loaded: {type(error).__name__}: '
+                      f'{error}') from error
+
+
+def parse(rule: str) -> tuple[str, dict[str, object]]:
+  """Splits 'fa(rho=0.5,scale=1)' into the rule's name and its options.
+
+  Raises:
+    ConfigError: if it is written otherwise.
+  """
+  match = re.fullmatch(r'(\w+)(?:\((.*)\))?', rule)
+  try:
+    pairs = [pair.split('=') for pair in match[2].split(',')] if match[2] else []
+    return match[1], {name.strip(): _value(value.strip()) for name, value in pairs}
+  except (TypeError, ValueError):
+    raise ConfigError(f'--rules has {rule!r}, which is no rule: type a name, or a name with '
+                      'options, such as \'fa(rho=0.5,scale=1)\'.') from None
+
+
+def train(runs: Iterable[Run], data_dir: str | None) -> None:
+  """Trains what is not there yet; the errors of `bioprop.training.run`, but for divergence.
+
+  Raises:
+    WorkdirError: also if a directory holds a run of another configuration.
+  """
+  for one in runs:
+    if _is_done(one):
+      continue
+    print(f'{one.column} {one.rule} seed {one.config.seed}', flush=True)
+    try:
+      run(one.config, one.path, data_dir)
+    except DivergedError as error:
+      print(error, flush=True)
+      (one.path / _FILE).write_text(f'{error}\n')
+    jax.clear_caches()  # The next run is of another shape.
+
+
+def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
+  """Returns a Markdown table, a row for each rule and a column for each configuration.
+
+  Args:
+    runs: those of a sweep, trained or not.
+    metric: 'test_accuracy' or 'test_error', in %, or 'test_loss'.
+  """
+  columns = list(dict.fromkeys(one.column for one in runs))
+  rows = [['rule', *columns], ['---'] + ['---:'] * len(columns)]
+  for rule in dict.fromkeys(one.rule for one in runs):
+    rows.append([rule, *(_cell([one for one in runs if (one.column, one.rule) == (column, rule)],
+                               metric) for column in columns)])
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return '\n'.join('| ' + ' | '.join(
+      cell.ljust(width) if cell[0] != '-' else cell.rjust(width, '-')
+      for cell, width in zip(row, widths)) + ' |' for row in rows)
+
+
+def summary(values: Sequence[float]) -> str:
+  """Mean ± standard deviation; the mean alone of one value."""
+  mean = f'{statistics.mean(values):.4g}'
+  return f'{mean} ± {statistics.stdev(values):.2g}' if len(values) > 1 else mean
+
+
+def _cell(runs, metric):
+  values = [_number(_final(one), metric) for one in runs if metrics.is_finished(one.path)]
+  diverged = sum((one.path / _FILE).exists() for one in runs)
+  parts = [summary(values)] if values else []
+  return ', '.join(parts + ([f'{diverged} diverged'] if diverged else [])) or 'not run'
+
+
+def _final(one) -> Mapping[str, float]:
+  return metrics.read(one.path)[-1]
+
+
+def _number(record, metric):
+  if metric == 'test_loss':
+    return record[metric]
+  accuracy = 100 * record['test_accuracy']
+  return accuracy if metric == 'test_accuracy' else 100 - accuracy
+
+
+def _is_done(one):
+  """Whether there is nothing to train: finished or diverged, by this very configuration."""
+  done = metrics.is_finished(one.path) or (one.path / _FILE).exists()
+  present = workdir.read_config(one.path) if done else None
+  return present is not None and not workdir.differences(present, workdir.as_json(one.config))
+
+
+def _value(text):
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def main(argv):
+  """Trains, and prints the table."""
+  logging.set_verbosity(logging.WARNING)
+  with cli.reported():
+    if len(argv) < 3:
+      raise ConfigError('there is nothing to compare. Type for instance: python -m '
+                        'bioprop.bench.sweep runs/sweep configs/digits_mlp.py --rules=bp,fa')
+    runs = plan(pathlib.Path(argv[1]), argv[2:], _rules(_RULES.value), _seeds(_SEEDS.value))
+    train(runs, _DATA_DIR.value)
+    print(table(runs, _METRIC.value))
+
+
+def _rules(text):
+  return [rule.strip() for rule in re.split(r',(?![^(]*\))', text)]
+
+
+def _seeds(values):
+  try:
+    return [int(value) for value in values]
+  except ValueError:
+    raise ConfigError(f'--seeds is {",".join(values)}, and must be whole numbers, such as '
+                      '--seeds=0,1,2.') from None
+
+
+if __name__ == '__main__':
+  app.run(main)
