@@ -60,6 +60,10 @@ class UnboundError(BiopropError, RuntimeError):
   """A gradient was asked of a plugged model that was not run through `apply`."""
 
 
+class MeasureError(BiopropError, ValueError):
+  """A measurement was given what it cannot measure."""
+
+
 class ConfigError(BiopropError, ValueError):
   """A run's configuration names something that does not exist or cannot work."""
 

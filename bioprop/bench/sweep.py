@@ -8,10 +8,12 @@ r"""Rules side by side: every rule on every configuration with every seed, and o
 RUNS is a directory for the runs, RUNS/<config>/<rule>-seed<seed>, each as train.py makes it. The
 same command goes on where it was interrupted, trains nothing twice, and prints the table of what is
 there. What stands after a colon is given to the configuration's own get_config. Rules may carry
-options: --rules='fa,fa(rho=0.5,scale=1)'. Of several seeds the table has mean and standard deviation (that
-of a sample, with n - 1); a run that diverged is counted beside the mean of the others.
+options: --rules='fa,fa(rho=0.5,scale=1)'. Of several seeds the table has mean and standard
+deviation (that of a sample, with n - 1); runs that diverged are counted beside the mean of the
+others.
 """
 import ast
+import os
 import pathlib
 import re
 import runpy
@@ -26,12 +28,30 @@ from absl import app, flags, logging
 from bioprop.errors import ConfigError, DivergedError
 from bioprop.training import cli, metrics, run, workdir
 
-_RULES = flags.DEFINE_string('rules', 'bp,fa,dfa', 'Names, perhaps with options in brackets.')
-_SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of the runs.')
-_METRIC = flags.DEFINE_enum(
-    'metric', 'test_accuracy', ['test_accuracy', 'test_error', 'test_loss'], 'What the table shows.')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of prepared datasets (TFDS).')
+METRICS = ('test_accuracy', 'test_error', 'test_loss')
 _FILE = 'diverged.txt'  # In the directory of a run that diverged: what it said.
+
+
+def define_flags() -> None:
+  """Defines --rules, --seeds and --data_dir."""
+  flags.DEFINE_string('rules', 'bp,fa,dfa', 'Names, perhaps with options in brackets.')
+  flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of the runs.')
+  flags.DEFINE_string('data_dir', None, 'Folder of prepared datasets (TFDS).')
+
+
+def planned(root: str | os.PathLike, configs: Sequence[str]) -> list['Run']:
+  """The runs that the flags ask for; see `plan`.
+
+  Raises:
+    ConfigError: also if --seeds are no numbers.
+  """
+  rules = [rule.strip() for rule in re.split(r',(?![^(]*\))', flags.FLAGS.rules)]
+  try:
+    seeds = [int(seed) for seed in flags.FLAGS.seeds]
+  except ValueError:
+    raise ConfigError(f'--seeds is {",".join(flags.FLAGS.seeds)}, and must be whole numbers, such '
+                      'as --seeds=0,1,2.') from None
+  return plan(root, configs, rules, seeds)
 
 
 class Run(NamedTuple):
@@ -49,7 +69,7 @@ class Run(NamedTuple):
   config: ml_collections.ConfigDict
 
 
-def plan(root: pathlib.Path, configs: Sequence[str], rules: Sequence[str],
+def plan(root: str | os.PathLike, configs: Sequence[str], rules: Sequence[str],
          seeds: Sequence[int]) -> list[Run]:
   """Returns the runs of a sweep, seed by seed, so that a part of it is a table already.
 
@@ -76,7 +96,7 @@ def plan(root: pathlib.Path, configs: Sequence[str], rules: Sequence[str],
                               f'{", ".join(config.rule_options)}.')
           config.rule_options[option] = value
         label = re.sub(r'[^\w.=-]+', '-', rule).strip('-')
-        runs.append(Run(column, rule, root / column / f'{label}-seed{seed}', config))
+        runs.append(Run(column, rule, pathlib.Path(root, column) / f'{label}-seed{seed}', config))
   return runs
 
 
@@ -138,14 +158,19 @@ def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
     metric: 'test_accuracy' or 'test_error', in %, or 'test_loss'.
   """
   columns = list(dict.fromkeys(one.column for one in runs))
-  rows = [['rule', *columns], ['---'] + ['---:'] * len(columns)]
+  rows = [['rule', *columns]]
   for rule in dict.fromkeys(one.rule for one in runs):
     rows.append([rule, *(_cell([one for one in runs if (one.column, one.rule) == (column, rule)],
                                metric) for column in columns)])
+  return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+  """Returns a Markdown table; the first row is its head."""
   widths = [max(map(len, column)) for column in zip(*rows)]
-  return '\n'.join('| ' + ' | '.join(
-      cell.ljust(width) if cell[0] != '-' else cell.rjust(width, '-')
-      for cell, width in zip(row, widths)) + ' |' for row in rows)
+  lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in rows]
+  lines.insert(1, ['-' * width for width in widths])
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def summary(values: Sequence[float]) -> str:
@@ -193,22 +218,12 @@ def main(argv):
     if len(argv) < 3:
       raise ConfigError('there is nothing to compare. Type for instance: python -m '
                         'bioprop.bench.sweep runs/sweep configs/digits_mlp.py --rules=bp,fa')
-    runs = plan(pathlib.Path(argv[1]), argv[2:], _rules(_RULES.value), _seeds(_SEEDS.value))
-    train(runs, _DATA_DIR.value)
-    print(table(runs, _METRIC.value))
-
-
-def _rules(text):
-  return [rule.strip() for rule in re.split(r',(?![^(]*\))', text)]
-
-
-def _seeds(values):
-  try:
-    return [int(value) for value in values]
-  except ValueError:
-    raise ConfigError(f'--seeds is {",".join(values)}, and must be whole numbers, such as '
-                      '--seeds=0,1,2.') from None
+    runs = planned(argv[1], argv[2:])
+    train(runs, flags.FLAGS.data_dir)
+    print(table(runs, flags.FLAGS.metric))
 
 
 if __name__ == '__main__':
+  define_flags()
+  flags.DEFINE_enum('metric', 'test_accuracy', METRICS, 'What the table shows.')
   app.run(main)

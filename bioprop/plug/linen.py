@@ -9,9 +9,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 from flax.core.scope import union_filters
+from jax.extend import core
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError
 from bioprop.plug import activity, linen_whole
+from bioprop.plug.arguments import split
 from bioprop.plug.choice import Choice, choose
 from bioprop.plug.leaks import refuse_leaks
 from bioprop.plug.output import Where, locate, replace
@@ -79,9 +81,43 @@ def wrap(
   plain = type(model)._plain if isinstance(model, Plugged) else type(model)
   bound = None if variables is None else _bound_feedback(variables)
   cls = _subclass(plain, plug) if bound is None else _new_subclass(plain, plug, bound)
-  fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)
-            if f.init and f.name != 'parent'}
-  return cls(**fields, parent=None)
+  return cls(**_fields(model), parent=None)
+
+
+def marked_jaxpr(model: nn.Module, sample: tuple[Any, ...],
+                 kwargs: Mapping[str, Any]) -> core.ClosedJaxpr:
+  """A model's jaxpr with its ops marked; nothing is computed.
+
+  Args:
+    model: an unbound linen module, plain or plugged.
+    sample: its inputs, arrays or `jax.ShapeDtypeStruct`s.
+    kwargs: its keyword arguments.
+  """
+  plain = _plain_model(model)
+  streams = {name: jax.random.key(0) for name in ('params', 'dropout')}
+  arrays, _, rebuild = split(sample, kwargs)
+
+  def shapes(arrays):
+    args, options = rebuild(arrays)
+    return plain.init(streams, *args, **options)
+
+  def apply(variables, arrays):
+    args, options = rebuild(arrays)
+    hidden = _private(True, ('ops', next(_traces)))
+    return plain.apply(variables, *args, rngs=streams, mutable=hidden, **options)[0]
+
+  session = Session(choose('fa'), marking=True)  # Any rule that is not exact marks all weights.
+  return jax.make_jaxpr(lambda *inputs: _intercepted(session, lambda: apply(*inputs)))(
+      jax.eval_shape(shapes, arrays), arrays)
+
+
+def _plain_model(model: nn.Module) -> nn.Module:
+  return model._plain(**_fields(model), parent=None) if isinstance(model, Plugged) else model
+
+
+def _fields(model: nn.Module) -> dict[str, Any]:
+  return {f.name: getattr(model, f.name) for f in dataclasses.fields(model)
+          if f.init and f.name != 'parent'}
 
 
 class Plugged:

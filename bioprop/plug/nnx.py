@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend import core
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError, UnsupportedLayerError
 from bioprop.plug import nnx_run, nnx_whole
@@ -28,7 +29,7 @@ from bioprop.plug.nnx_layer import (
 )
 from bioprop.plug.nnx_run import OUTPUT, Sample, root_class
 from bioprop.plug.output import Where
-from bioprop.rules import AnyRule, Op, Rule, Site
+from bioprop.rules import AnyRule, Op, Rule, Site, make
 from bioprop.typing import Array, Key
 
 Path = tuple[Any, ...]
@@ -139,6 +140,20 @@ def uninstall(model: nnx.Module) -> nnx.Module:
     if hasattr(type(module), '_bioprop_plain'):
       _swap(module, type(module)._bioprop_plain)
   return model
+
+
+def marked_jaxpr(model: nnx.Module, sample: tuple[Any, ...],
+                 kwargs: Mapping[str, Any]) -> core.ClosedJaxpr:
+  """A model's jaxpr with its ops marked; nothing is computed, and the model stays as it is.
+
+  Args:
+    model: an NNX module, plain or plugged.
+    sample: its inputs, arrays or `jax.ShapeDtypeStruct`s.
+    kwargs: its keyword arguments.
+  """
+  plain = uninstall(nnx.clone(model))
+  layers = [(layer, '/'.join(map(str, path)), make('fa')) for path, layer, _ in _layers(plain)]
+  return nnx_run.trace(plain, layers, Sample(sample, kwargs))[0]
 
 
 def _plug(layer, kind: Kind, plan: Plan, draw: '_Draws', seen: 'nnx_run.Seen') -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.errors import TraceContextError
+from jax.extend import core
 
 from bioprop.errors import FeedbackMissingError, OutputError
 from bioprop.plug import activity
@@ -33,6 +34,7 @@ from bioprop.plug.output import Where, locate, replace
 from bioprop.plug.readouts import readouts
 from bioprop.rules import Rule
 from bioprop.rules.credit import tap
+from bioprop.typing import PyTree
 
 OUTPUT = '_bioprop_output'  # The attribute of a plugged model that says where its output is.
 _watches = itertools.count(1)
@@ -105,6 +107,29 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
         f'__call__: a rule that broadcasts the error finds the error at the output of that call. '
         f'Give the model a method def __call__(self, x), or choose a rule that needs no sample: '
         f'bioprop.install(model, \'fa\', rngs).')
+  closed, out, watcher = trace(model, layers, sample)
+  refuse_leaks(closed)
+  if not reads:
+    return Seen(True, watcher.inputs)
+  position, leaf = locate(out, output)
+  rules = {path: rule for _, path, rule in layers}
+  named = watcher.labels
+  phi = activity.activations(closed, lambda label: rules[named[label][0]].needs_activation)
+  last, aside = (frozenset(named[label] for label in labels if rules[named[label][0]].needs_readout)
+                 for labels in readouts(closed, position))
+  return Seen(True, watcher.inputs, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+              {named[label]: function for label, function in phi.items()}, last, aside)
+
+
+def trace(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample: Sample
+          ) -> tuple[core.ClosedJaxpr, PyTree, Watcher]:
+  """The model's jaxpr with its ops marked, its output's shapes, and what reached the ops.
+
+  Args:
+    model: the model, without a rule; it is as it was when this returns.
+    layers: its layers, their paths, and any rules.
+    sample: the model's arguments.
+  """
   watcher = Watcher()
   number = next(_watches)
   kept = [(layer, type(layer)) for layer, _, _ in layers]
@@ -122,17 +147,7 @@ def watch(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
     for layer, cls in kept:
       object.__setattr__(layer, '__class__', cls)
       delattr(layer, PLAN)
-  refuse_leaks(closed)
-  if not reads:
-    return Seen(True, watcher.inputs)
-  position, leaf = locate(out, output)
-  rules = {path: rule for _, path, rule in layers}
-  named = watcher.labels
-  phi = activity.activations(closed, lambda label: rules[named[label][0]].needs_activation)
-  last, aside = (frozenset(named[label] for label in labels if rules[named[label][0]].needs_readout)
-                 for labels in readouts(closed, position))
-  return Seen(True, watcher.inputs, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-              {named[label]: function for label, function in phi.items()}, last, aside)
+  return closed, out, watcher
 
 
 @functools.cache

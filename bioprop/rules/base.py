@@ -116,6 +116,8 @@ class Rule(abc.ABC):
       feedback['key'], beside what `init_feedback` made.
     needs_activation: `backward` needs `op.activation`.
     needs_readout: `backward` needs `op.readout` and `op.auxiliary`.
+    sends: False: nothing is ever sent to an op's input, so that what lies below is not
+      differentiated at all.
     exact: the rule is backprop, and the layer is best left as it is.
   """
   reads_error: ClassVar[bool] = False
@@ -123,6 +125,7 @@ class Rule(abc.ABC):
   redraws: ClassVar[bool] = False
   needs_activation: ClassVar[bool] = False
   needs_readout: ClassVar[bool] = False
+  sends: ClassVar[bool] = True
   exact: ClassVar[bool] = False
 
   def init_feedback(self, key: Key, site: Site) -> dict[str, PyTree] | None:

@@ -45,11 +45,16 @@ def assign(
     g, e = cotangents
     credit = rule.backward(op, params, x, feedback, g, e)
     _check(rule, 'params', credit.params, params)
-    if credit.x is not None:
-      _check(rule, 'x', credit.x, x)
-    return credit.params, credit.x, credit.feedback, None
+    sent = credit.x
+    if sent is not None:
+      _check(rule, 'x', sent, x)
+    elif rule.sends and jnp.issubdtype(x.dtype, jnp.inexact):
+      # JAX transposes a scan wrongly to which a symbolic zero comes back.
+      sent = jnp.zeros_like(x)
+    return credit.params, sent, credit.feedback, None
 
   call.defvjp(forward, backward)
+  x = x if rule.sends else jax.lax.stop_gradient(x)
   return call(params, x, feedback, port)
 
 

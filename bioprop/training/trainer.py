@@ -41,6 +41,7 @@ class Trainer:
     steps: of one epoch.
     schedule: the learning rate by step.
     task: the pure description of a step.
+    train_data: the training examples, on the device.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, data_dir: str | None = None,
@@ -74,10 +75,10 @@ class Trainer:
     tx, self.schedule = optimizer.make_optimizer(config, self.steps, _factor(model))
     self.task = step_lib.Task(
         wrap(model, rule), tx, loss.make_loss(config.loss, data.values),
-        loss.make_decision(data.values), augment.make_augment(config.augment), data.mean, data.std, config.seed, config.batch_size,
-        place)
+        loss.make_decision(data.values), augment.make_augment(config.augment), data.mean, data.std,
+        config.seed, config.batch_size, place)
     self._per_call = min(config.steps_per_call or self.steps, self.steps)
-    self._train_data = place.put_everywhere(step_lib.Examples(*data.train))
+    self.train_data = place.put_everywhere(step_lib.Examples(*data.train))
     self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
                         if config.validation else None)
     self._test = data.test
@@ -93,11 +94,11 @@ class Trainer:
       ConfigError: if the model does not take its options, or inputs of this shape, or does not
         give one output for each label.
     """
-    sample = self.task.normalise(self._train_data.images[:1])
+    sample = self.task.normalise(self.train_data.images[:1])
     try:
       state = self._make_state(self.task.key('init'), sample)
       logits = jax.eval_shape(functools.partial(step_lib.predict, self.task), state,
-                              self._train_data.images[:1])
+                              self.train_data.images[:1])
     except BiopropError:
       raise
     except Exception as error:  # What flax and jax raise depends on what the option was meant for.
@@ -105,7 +106,7 @@ class Trainer:
           f'the model cannot be built on inputs {list(sample.shape[1:])}: {type(error).__name__}: '
           f'{str(error).splitlines()[0]} It is {self._made_from}. Check config.model, '
           'config.model_options and config.dataset.') from error
-    labels = self._train_data.labels.shape[1:]
+    labels = self.train_data.labels.shape[1:]
     if logits.shape[1:-1] != labels:
       raise ConfigError(
           f'the model maps inputs {list(sample.shape[1:])} to outputs {list(logits.shape[1:])}, '
@@ -125,10 +126,10 @@ class Trainer:
       NotFinite: if the loss, or anything in the state, is infinite or NaN.
     """
     total_loss, total_correct = 0., 0
-    labels = self.task.batch_size * math.prod(self._train_data.labels.shape[1:])  # Of a step.
+    labels = self.task.batch_size * math.prod(self.train_data.labels.shape[1:])  # Of a step.
     for start in range(0, self.steps, self._per_call):
       length = min(self._per_call, self.steps - start)
-      state, metrics, finite = self._train(length, state, self._train_data, epoch, start)
+      state, metrics, finite = self._train(length, state, self.train_data, epoch, start)
       _wait(finite, tick)
       losses = np.asarray(metrics.loss, np.float64)
       bad = np.flatnonzero(~np.isfinite(losses))
@@ -156,10 +157,10 @@ class Trainer:
       state, _ = self.epoch(state, number)
     first = max(failure.step - 1, 0)  # The step before may have made the bad parameters.
     if first:
-      state, _, _ = self._train(first, state, self._train_data, epoch, 0)
-    indices = step_lib.batch_indices(self.task, len(self._train_data.labels), epoch)
+      state, _, _ = self._train(first, state, self.train_data, epoch, 0)
+    indices = step_lib.batch_indices(self.task, len(self.train_data.labels), epoch)
     for number in range(first, failure.step + 1):
-      batch = step_lib.Examples(*(leaf[indices[number]] for leaf in self._train_data))
+      batch = step_lib.Examples(*(leaf[indices[number]] for leaf in self.train_data))
       finding, state = diagnose.examine(self.task, state, batch)
       if finding:
         break

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from bioprop import errors
+from bioprop import data, errors
 from bioprop.data import split
 
 TOTAL = 300
@@ -75,3 +75,80 @@ def test_impossible_number(published, validation):
 def test_impossible_seed(published, seed):
   with pytest.raises(errors.DataError, match=f'seed {seed}'):
     split.hold_out('x', published, 5, seed)
+
+
+def test_fewer_examples_are_within_more(published):
+  """With the same seed; another chooses others."""
+  chosen = [set(indices(split.choose('x', published, n, seed=5))) for n in (1, 30, 31, 200, TOTAL)]
+  assert [len(part) for part in chosen] == [1, 30, 31, 200, TOTAL]
+  assert all(fewer < more for fewer, more in zip(chosen, chosen[1:]))
+  other = set(indices(split.choose('x', published, 30, seed=6)))
+  assert len(chosen[1] & other) < 15  # By chance 30 * 30 / 300, which is 3.
+
+
+def test_chosen_examples_keep_the_order_and_are_spread_over_train(published):
+  """Labels go with their images, and drawing uses up nothing of numpy's own stream."""
+  np.random.seed(1)
+  expected = np.random.rand()
+  np.random.seed(1)
+  kept = indices(split.choose('x', published, 100, seed=0))
+  assert np.random.rand() == expected
+  assert kept == sorted(kept) and len(set(kept)) == 100
+  assert np.mean(kept) == pytest.approx(149.5, abs=25)  # Three standard errors of 100 in 300.
+  assert indices(split.choose('y', published, TOTAL, seed=0)) == list(range(TOTAL))
+
+
+@pytest.mark.parametrize('examples', [0, -1, TOTAL + 1])
+def test_impossible_number_of_examples(published, examples):
+  """With the numbers that are possible."""
+  with pytest.raises(errors.DataError, match=rf"{examples} examples of 'x'.*1 to {TOTAL}\."):
+    split.choose('x', published, examples, seed=0)
+
+
+@pytest.mark.parametrize('seed', [-1, 2**32])
+def test_impossible_seed_of_a_choice(published, seed):
+  """As for a validation split."""
+  with pytest.raises(errors.DataError, match=f"'x'.*seed {seed}"):
+    split.choose('x', published, 5, seed)
+
+
+def _set(part):
+  """Images as bytes; in digits no two are equal."""
+  return {image.tobytes() for image in part.images}
+
+
+@pytest.mark.parametrize('name', ['digits', 'add'])
+def test_choosing_from_a_dataset_leaves_validation_and_test_alone(name):
+  """Chosen from what was not held out, by whichever seed, that of the validation split included."""
+  whole = data.load(name, validation=100)
+  for seed in (0, 1):
+    few = data.choose(whole, 60, seed)
+    assert len(few.train.labels) == len(_set(few.train)) == 60
+    assert _set(few.train) < _set(whole.train)
+    assert not _set(few.train) & (_set(whole.validation) | _set(whole.test))
+    assert (few.name, few.num_classes) == (name, whole.num_classes)
+    assert few.values is whole.values
+    for part, same in ((few.validation, whole.validation), (few.test, whole.test)):
+      np.testing.assert_array_equal(part.images, same.images)
+      np.testing.assert_array_equal(part.labels, same.labels)
+
+
+def test_statistics_are_those_of_the_chosen_images():
+  """Not of those that were there; sequences have none."""
+  whole = data.load('digits', validation=100)
+  few = data.choose(whole, 7, seed=2)
+  pixels = few.train.images.astype(np.float64)
+  assert few.mean.dtype == few.std.dtype == np.float32
+  np.testing.assert_allclose(few.mean, [pixels.mean()], rtol=1e-6)
+  np.testing.assert_allclose(few.std, [pixels.std()], rtol=1e-6)
+  assert abs(few.mean - whole.mean) > 1e-3
+  add = data.choose(data.load('add', validation=0), 7, seed=2)
+  assert add.mean is None and add.std is None
+
+
+@pytest.mark.parametrize('examples, seed, words', [
+    (0, 0, '1 to 1337'), (1338, 0, '1 to 1337'), (5, -1, 'seed -1')])
+def test_what_cannot_be_chosen_from_a_dataset(examples, seed, words):
+  """Validation examples are not counted: of 1437, 100 are held out."""
+  with pytest.raises(errors.DataError, match=f"'digits'.*{words}"):
+    data.choose(data.load('digits', validation=100), examples, seed)

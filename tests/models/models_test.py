@@ -1,13 +1,14 @@
 """The models that come with the library: published sizes, and every layer learns by the rule."""
 import math
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bioprop
-from bioprop.models import MODELS, Transformer
+from bioprop.models import MODELS, RNN, Transformer
 
 # Counted by hand from the papers: LeNet-5 with full connections and a 10-way readout; ResNet-20
 # 0.27 M (He et al. 2016, table 6), here with projections in the two shortcuts that change shape.
@@ -27,6 +28,8 @@ SIZES = {
     'lenet': ((28, 28, 1), LENET),
     'resnet20': ((32, 32, 3), RESNET20),
     'resnet18': ((32, 32, 3), None),
+    # One number in, 128 from the state before, and a readout of every state.
+    'rnn': ((7,), (1 + 1) * 128 + 128 * 128 + 129 * 10),
     'transformer': ((7,), TRANSFORMER),
 }
 
@@ -102,3 +105,57 @@ def test_the_transformer_refuses_more_tokens_than_places():
   model, variables, _ = transformer()
   with pytest.raises(ValueError, match=r'8 tokens.*has 7.*positions=8'):
     model.apply(variables, jnp.zeros((1, 8), jnp.int32))
+
+
+def rnn(channels=1, **options):
+  """A small recurrent network with parameters ~ N(0, 1), its layers by name, and x [4, 6, c]."""
+  model = RNN(classes=3, width=5, **options)
+  random = np.random.RandomState(0)
+  x = random.randn(4, 6, channels).astype(np.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+  variables = jax.tree.map(lambda w: random.randn(*w.shape).astype(np.float32), shapes)
+  flat = flax.traverse_util.flatten_dict(variables['params'])
+  return model, variables, {path[-2:]: w.astype(np.float64) for path, w in flat.items()}, x
+
+
+PHI = {'relu': lambda a: np.maximum(a, 0), 'tanh': np.tanh}
+
+
+@pytest.mark.parametrize('parametrization', ['standard', 'ntk'])
+@pytest.mark.parametrize('activation, channels', [('relu', 1), ('relu', 3), ('tanh', 2)])
+def test_the_rnn_is_a_loop_over_time(parametrization, activation, channels):
+  """s_t = phi(x_t W_in + s_{t-1} W_rec + b), each product over the root of its fan-in in ntk."""
+  model, variables, w, x = rnn(channels, activation=activation, parametrization=parametrization)
+  assert set(w) == {('input', 'kernel'), ('input', 'bias'), ('recurrent', 'kernel'),
+                    ('Dense_0', 'kernel'), ('Dense_0', 'bias')}
+  root = np.sqrt if parametrization == 'ntk' else np.ones_like
+  into, recurrent, out = (w[name, 'kernel'] / root(float(len(w[name, 'kernel'])))
+                          for name in ('input', 'recurrent', 'Dense_0'))
+  state, want = np.zeros((4, 5)), []
+  for t in range(6):
+    state = PHI[activation](x[:, t] @ into + state @ recurrent + w['input', 'bias'])
+    want.append(state @ out + w['Dense_0', 'bias'])
+  got = model.apply(variables, x)
+  assert got.shape == (4, 6, 3) and got.dtype == jnp.float32
+  np.testing.assert_allclose(got, np.stack(want, 1), rtol=2e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int32, np.float32])
+def test_the_rnn_takes_numbers_of_any_kind(dtype):
+  """[n, T] is [n, T, 1], and integers are the numbers that they are."""
+  model, variables, *_ = rnn()
+  bits = np.random.RandomState(1).randint(0, 3, (4, 6))
+  want = model.apply(variables, bits[..., None].astype(np.float32))
+  assert np.ptp(want) > 1
+  for x in (bits, bits[..., None]):
+    np.testing.assert_array_equal(model.apply(variables, jnp.asarray(x, dtype)), want)
+
+
+def test_the_rnn_sees_nothing_that_is_to_come():
+  """Another number at step 2 changes the outputs of its own sequence from there on."""
+  model, variables, _, x = rnn(activation='tanh')
+  other = x.copy()
+  other[1, 2] += 1
+  moved = np.any(model.apply(variables, x) != model.apply(variables, other), axis=-1)
+  np.testing.assert_array_equal(moved, [[False] * 6, [False] * 2 + [True] * 4,
+                                        [False] * 6, [False] * 6])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bioprop.errors import ConfigError
-from bioprop.models import CNN, MLP
+from bioprop.models import CNN, MLP, RNN
 from bioprop.models.parametrization import Parametrization
 from bioprop.models.resnet import ResNet
 from bioprop.training import base
@@ -15,21 +15,28 @@ MAKERS = {
     'mlp': lambda **how: MLP(hidden=(12, 9), **how),
     'cnn': lambda **how: CNN(width=6, strides=(1, 2), **how),
     'resnet': lambda **how: ResNet(stages=(1, 1), width=4, **how),
+    'rnn': lambda **how: RNN(width=7, **how),
 }
-READOUT = {'mlp': 9, 'cnn': 6, 'resnet': 8}
+READOUT = {'mlp': 9, 'cnn': 6, 'resnet': 8, 'rnn': 7}
 X = np.random.RandomState(0).randn(5, 6, 6, 3)
+
+
+def inputs(model):
+  """Images, or for a recurrent network their first rows, pixel by pixel."""
+  return X[:, 0] if isinstance(model, RNN) else X
 
 
 def drawn(model):
   """float64 variables, kernels ~ N(0, 1)."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0), X.astype(np.float32))
+  with jax.enable_x64(False):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs(model).astype(np.float32))
   draw = np.random.RandomState(1).randn
   params = jax.tree.map(lambda a: jnp.asarray(draw(*a.shape)), shapes['params'])
   return {**jax.tree.map(lambda a: jnp.ones(a.shape), shapes), 'params': params}
 
 
 def run(model, variables):
-  return model.apply(variables, X, train=False)
+  return model.apply(variables, inputs(model), train=False)
 
 
 def standard(params):

@@ -11,6 +11,7 @@ import pytest
 
 import bioprop
 from bioprop import errors
+from bioprop.models import RNN
 
 RNGS = {'feedback': jax.random.key(3)}
 every_rule = pytest.mark.parametrize('name', bioprop.RULES)
@@ -59,6 +60,22 @@ def test_parameters_and_outputs_are_the_plain_models(mlp, name):
   assert extra == ({'feedback_kernel'} if bioprop.RULES[name].learns else set())
   same = np.array_equal(model.apply(variables, mlp.x, rngs=RNGS), mlp.model.apply(plain, mlp.x))
   assert same == (name != 'gln')
+
+
+@every_rule
+def test_recurrent_networks(name):
+  """Each parameter learns, or is one that the rule leaves alone; gln refuses ReLUs in loops."""
+  model, x = bioprop.wrap(RNN(classes=2, width=4), name), jnp.ones((3, 5))
+  if name == 'gln':
+    with pytest.raises(errors.UnsupportedLayerError, match='scan'):
+      model.init(jax.random.key(0), x)
+    return
+  got = jax.jit(lambda v, x: gradient(model, v, x))(model.init(jax.random.key(0), x), x)
+  learns = {'/'.join(entry.key for entry in path): bool(jnp.any(leaf))
+            for path, leaf in jax.tree_util.tree_flatten_with_path(got)[0]}
+  assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(got))
+  assert all(value == (name != 'last_layer' or path.startswith('Dense_0'))
+             for path, value in learns.items()), learns
 
 
 @every_rule

@@ -78,7 +78,7 @@ def lies(state):
 def made_of(config, data=None):
   """The compiled text of two steps."""
   trainer = Trainer(config, data=data)
-  return trainer._train.lower(2, trainer.init(), trainer._train_data, 1, 0).compile().as_text()
+  return trainer._train.lower(2, trainer.init(), trainer.train_data, 1, 0).compile().as_text()
 
 
 def compile_pooling():

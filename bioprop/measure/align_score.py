@@ -1,0 +1,162 @@
+r"""The alignment score: whether weights grew towards the activities that the initial network had.
+
+Boopathy & Fiete (2022, arXiv 2106.08453) show that the weights of wide networks move by
+
+  W(t) - W(0)  ->  - SUM_i INT_0^t a0(x_i)^T delta0(x_i; e_i(s)) ds ,
+
+a sum over examples of the initial network's presynaptic activities a0 times its backpropagated
+errors delta0, whatever of backprop and the Align rules they learn by. Written out that is the
+change of a *shadow* network which learns by align_zero from the errors of the trained one. Of both
+changes the Gram operator on a layer's input space is taken, and the score is its cosine:
+
+  score = <A, B> / (|A| |B|) ,   A = dW dW^T ,   B the same of the shadow (y = a W: W is [in, out]).
+
+It is 1 where the two agree up to a rotation of the outputs. The control shuffles the entries of dW,
+and is what two changes without common structure come to.
+
+For a layer with input [n, features] the inner products are exact. For every other, a convolution
+above all, A is an operator on whole images, and <A, B> = E <A v, B v> over Gaussian noise v.
+"""
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bioprop.errors import MeasureError
+from bioprop.plug import linen as linen_plug
+from bioprop.plug import nnx as nnx_plug
+from bioprop.plug.traced import TracedOp, traced_ops
+from bioprop.typing import Array, Key, PyTree
+
+
+class AlignmentScore(NamedTuple):
+  """One layer's score, in [-1, 1]; NaN if it or its shadow did not move.
+
+  Attributes:
+    score: of the change of the weights with the shadow's.
+    control: of the change with its entries shuffled.
+  """
+  score: Array
+  control: Array
+
+
+def alignment_scores(
+    model: nn.Module | nnx.Module,
+    change: PyTree,
+    shadow: PyTree,
+    *sample: Any,
+    key: Key,
+    probes: int = 1000,
+    **kwargs: Any,
+) -> dict[str, AlignmentScore]:
+  """Measures how far each layer's weights moved as those of a shadow network did.
+
+  The shadow's pseudogradient at a step is that of align_zero at the trained network's parameters:
+  `jax.grad` of the loss of `bioprop.wrap(model, 'align_zero')` with the feedback
+  {'initial': initial parameters}; see bioprop/bench/align_score.py.
+
+  Args:
+    model: the network, plain or plugged.
+    change: what its parameters have moved by since the start, a tree of them (for NNX as
+      `nnx.to_pure_dict(nnx.state(model, nnx.Param))` gives it).
+    shadow: what the shadow's have moved by.
+    *sample: the model's inputs, a batch of two or more; arrays or `jax.ShapeDtypeStruct`s.
+    key: for the noise and the shuffling.
+    probes: how many noise images, at least, estimate a product that is not exact.
+    **kwargs: the model's keyword arguments.
+
+  Returns:
+    The scores by layer path; [layers] where a scan runs a stack of layers.
+
+  Raises:
+    MeasureError: if the trees have not the model's parameters, or probes is not positive.
+  """
+  if probes < 1:
+    raise MeasureError(f'probes is {probes}, and must be at least 1: noise estimates the products.')
+  trace = nnx_plug.marked_jaxpr if isinstance(model, nnx.Module) else linen_plug.marked_jaxpr
+  moved, shadowed = _by_path(change), _by_path(shadow)
+  scores = {}
+  for number, (label, op) in enumerate(sorted(traced_ops(trace(model, sample, kwargs)).items())):
+    own, other = (_of(op, tree, name) for tree, name in ((moved, 'change'), (shadowed, 'shadow')))
+    scores[label] = _stacked(_Layer(op, probes), own, other, jax.random.fold_in(key, number))
+  return scores
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layer:
+  """The scores of one op."""
+  op: TracedOp
+  probes: int
+
+  def __call__(self, own, other, key: Key) -> AlignmentScore:
+    noise_key, *keys = jax.random.split(key, 1 + len(own))
+    shuffled = {path: jax.random.permutation(k, w.reshape(-1)).reshape(w.shape)
+                for k, (path, w) in zip(keys, own.items())}
+    score = lambda changed: self._cosine(changed, other, noise_key)
+    return AlignmentScore(score(own), score(shuffled))
+
+  def _cosine(self, own, other, key) -> Array:
+    if not jnp.issubdtype(self.op.x.dtype, jnp.inexact):  # Tokens, each of which chooses a row.
+      (a,), (b,) = own.values(), other.values()
+      inner = lambda a, b: jnp.sum(jnp.square(a.T @ b))  # trace(a a^T b b^T)
+      return inner(a, b) / jnp.sqrt(inner(a, a) * inner(b, b))
+
+    def products(v):
+      fs = [self._gram_of(weights, v) for weights in (own, other)]
+      return jnp.stack([jnp.vdot(f, g) for f in fs for g in fs])
+
+    aa, ab, _, bb = jax.lax.map(lambda inputs: products(self._inputs(inputs)),
+                                self._batches(key)).sum(0)
+    return ab / jnp.sqrt(aa * bb)
+
+  def _batches(self, key) -> Array:
+    """What `_inputs` makes inputs of: numbers of unit vectors, or keys."""
+    x = self.op.x
+    if x.ndim == 2:
+      return jnp.arange(-(-x.shape[1] // x.shape[0]))
+    return jax.random.split(key, -(-self.probes // x.shape[0]))
+
+  def _inputs(self, batch) -> Array:
+    """All unit vectors, batch by batch, so that the sum over them is exact; or noise."""
+    x = self.op.x
+    if x.ndim == 2:
+      return jax.nn.one_hot(batch * x.shape[0] + jnp.arange(x.shape[0]), x.shape[1], dtype=x.dtype)
+    return jax.random.normal(batch, x.shape, x.dtype)
+
+  def _gram_of(self, weights, v: Array) -> Array:
+    """A v = dW^T-then-dW: the layer's linear map, and its adjoint."""
+    y, adjoint = jax.vjp(lambda v: self.op.linear(weights, v), v)
+    return adjoint(y)[0]
+
+
+def _stacked(layer: _Layer, own, other, key: Key) -> AlignmentScore:
+  """The score; one for each layer of a stack."""
+  path, shape = next(iter(layer.op.weights.items()))
+  stack = own[path].shape[:own[path].ndim - shape.ndim]
+  measure = layer
+  for _ in stack:
+    measure = jax.vmap(measure)
+  return jax.jit(measure)(own, other, jax.random.split(key, stack) if stack else key)
+
+
+def _by_path(tree: PyTree) -> dict[str, Array]:
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {'/'.join(str(entry.key) for entry in path if hasattr(entry, 'key')): leaf
+          for path, leaf in leaves}
+
+
+def _of(op: TracedOp, tree: Mapping[str, Array], name: str) -> dict[str, Array]:
+  """The op's own weights, from a tree of all."""
+  for path, shape in op.weights.items():
+    if path not in tree or tree[path].shape[tree[path].ndim - shape.ndim:] != shape.shape:
+      there = f'of shape {tree[path].shape}' if path in tree else 'not there'
+      raise MeasureError(
+          f'{name} is to hold what the weights have moved by, and {path!r}, of shape {shape.shape} '
+          f'in the model, is {there}; it has {", ".join(sorted(tree)) or "nothing"}. Give the '
+          f'difference of two trees of the model\'s parameters: '
+          f'jax.tree.map(jnp.subtract, params, initial).')
+  return {path: tree[path] for path in op.weights}
