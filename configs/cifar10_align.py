@@ -8,8 +8,8 @@ training examples to use (all 45000 if nothing is said): `:16,450`.
 As in the paper: seven 3x3 convolutions in NTK parametrisation, each normalised over the batch,
 squares of the distance to the centred one-hot label, SGD without momentum in batches of 100. The
 learning rate 1 is 5 in units of the paper, whose loss is a mean over classes of squares without the
-half. Other than there: 2 epochs in place of 150, which two CPU cores can do; images are standardised
-for each channel; the images are JPEGs of quality 75.
+half. Other than there: 2 epochs in place of 150, which two CPU cores can do; images, which are
+JPEGs of quality 75, are standardised for each channel.
 
 Results: docs/results/align.md.
 """

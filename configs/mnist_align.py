@@ -5,11 +5,11 @@ r"""MNIST in place of KMNIST, the network and the learning of Boopathy & Fiete (
 After the colon stand the network's width (16 if nothing is said) and, after a comma, how many
 training examples to use (all 55000 if nothing is said): `:16,450`.
 
-As in the paper (arXiv 2106.08453): three 3x3 convolutions in NTK parametrisation, each normalised over the batch,
-squares of the distance to the centred one-hot label, SGD without momentum in batches of 100. The
-learning rate 1 is 5 in units of the paper, whose loss is a mean over classes of squares without the
-half. Other than there: 2 epochs in place of 150, which two CPU cores can do; images are standardised
-for each channel.
+As in the paper (arXiv 2106.08453): three 3x3 convolutions in NTK parametrisation, each normalised
+over the batch, squares of the distance to the centred one-hot label, SGD without momentum in
+batches of 100. The learning rate 1 is 5 in units of the paper, whose loss is a mean over classes of
+squares without the half. Other than there: 2 epochs in place of 100, which two CPU cores can do;
+images are standardised.
 
 Results: docs/results/align.md.
 """

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from bioprop.bench import sweep
 from bioprop.errors import ConfigError
 from bioprop.measure import AlignmentScore, alignment_scores
+from bioprop.plug.layers import layers
 from bioprop.plug.linen import wrap
 from bioprop.training import cli, step
 from bioprop.training.state import State
@@ -45,8 +46,8 @@ def scores(config: ml_collections.ConfigDict, data_dir: str | None,
     state, shadow = train(state, shadow, initial, data, epoch)
   moved = lambda params: jax.tree.map(jnp.subtract, params, initial)
   sample = task.normalise(data.images[:task.batch_size])
-  return alignment_scores(task.model, moved(state.params), moved(shadow[0]), sample,
-                          key=task.key('step'))
+  return alignment_scores(layers(task.model, sample, train=False), moved(state.params),
+                          moved(shadow[0]), key=task.key('step'))
 
 
 def train_both(

@@ -1,4 +1,4 @@
-"""What a rule did to a network: measurements that work on any model, linen or NNX."""
-from bioprop.measure.align_score import AlignmentScore, alignment_scores
+"""What a rule did to a network. Nothing here knows rules or Flax: functions are handed in."""
+from bioprop.measure.align_score import AlignmentScore, Layer, alignment_scores
 
-__all__ = ['AlignmentScore', 'alignment_scores']
+__all__ = ['AlignmentScore', 'Layer', 'alignment_scores']

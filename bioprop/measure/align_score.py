@@ -19,17 +19,12 @@ above all, A is an operator on whole images, and <A, B> = E <A v, B v> over Gaus
 """
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from bioprop.errors import MeasureError
-from bioprop.plug import linen as linen_plug
-from bioprop.plug import nnx as nnx_plug
-from bioprop.plug.traced import TracedOp, traced_ops
 from bioprop.typing import Array, Key, PyTree
 
 
@@ -44,14 +39,27 @@ class AlignmentScore(NamedTuple):
   control: Array
 
 
+class Layer(Protocol):
+  """What is to be known of a layer; `bioprop.layers` gives those of a model.
+
+  Attributes:
+    weights: shape and dtype of each weight by its path in the parameters, as the layer sees it.
+    x: shape and dtype of the layer's input, [n, ...].
+  """
+  weights: Mapping[str, jax.ShapeDtypeStruct]
+  x: jax.ShapeDtypeStruct
+
+  def linear(self, weights: Mapping[str, Array], x: Array) -> Array:
+    """The layer's output without biases."""
+
+
 def alignment_scores(
-    model: nn.Module | nnx.Module,
+    layers: Mapping[str, Layer],
     change: PyTree,
     shadow: PyTree,
-    *sample: Any,
+    *,
     key: Key,
     probes: int = 1000,
-    **kwargs: Any,
 ) -> dict[str, AlignmentScore]:
   """Measures how far each layer's weights moved as those of a shadow network did.
 
@@ -60,36 +68,34 @@ def alignment_scores(
   {'initial': initial parameters}; see bioprop/bench/align_score.py.
 
   Args:
-    model: the network, plain or plugged.
+    layers: the network's, as `bioprop.layers(model, x)` gives them.
     change: what its parameters have moved by since the start, a tree of them (for NNX as
       `nnx.to_pure_dict(nnx.state(model, nnx.Param))` gives it).
     shadow: what the shadow's have moved by.
-    *sample: the model's inputs, a batch of two or more; arrays or `jax.ShapeDtypeStruct`s.
     key: for the noise and the shuffling.
     probes: how many noise images, at least, estimate a product that is not exact.
-    **kwargs: the model's keyword arguments.
 
   Returns:
     The scores by layer path; [layers] where a scan runs a stack of layers.
 
   Raises:
-    MeasureError: if the trees have not the model's parameters, or probes is not positive.
+    MeasureError: if the trees have not the layers' weights, or probes is not positive.
   """
   if probes < 1:
     raise MeasureError(f'probes is {probes}, and must be at least 1: noise estimates the products.')
-  trace = nnx_plug.marked_jaxpr if isinstance(model, nnx.Module) else linen_plug.marked_jaxpr
   moved, shadowed = _by_path(change), _by_path(shadow)
   scores = {}
-  for number, (label, op) in enumerate(sorted(traced_ops(trace(model, sample, kwargs)).items())):
-    own, other = (_of(op, tree, name) for tree, name in ((moved, 'change'), (shadowed, 'shadow')))
-    scores[label] = _stacked(_Layer(op, probes), own, other, jax.random.fold_in(key, number))
+  for number, (label, layer) in enumerate(layers.items()):
+    own = _of(layer, moved, 'change')
+    other = _of(layer, shadowed, 'shadow')
+    scores[label] = _stacked(_Scored(layer, probes), own, other, jax.random.fold_in(key, number))
   return scores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Layer:
-  """The scores of one op."""
-  op: TracedOp
+class _Scored:
+  """The scores of one layer."""
+  layer: Layer
   probes: int
 
   def __call__(self, own, other, key: Key) -> AlignmentScore:
@@ -100,7 +106,7 @@ class _Layer:
     return AlignmentScore(score(own), score(shuffled))
 
   def _cosine(self, own, other, key) -> Array:
-    if not jnp.issubdtype(self.op.x.dtype, jnp.inexact):  # Tokens, each of which chooses a row.
+    if not jnp.issubdtype(self.layer.x.dtype, jnp.inexact):  # Tokens, each of which chooses a row.
       (a,), (b,) = own.values(), other.values()
       inner = lambda a, b: jnp.sum(jnp.square(a.T @ b))  # trace(a a^T b b^T)
       return inner(a, b) / jnp.sqrt(inner(a, a) * inner(b, b))
@@ -115,29 +121,29 @@ class _Layer:
 
   def _batches(self, key) -> Array:
     """What `_inputs` makes inputs of: numbers of unit vectors, or keys."""
-    x = self.op.x
+    x = self.layer.x
     if x.ndim == 2:
       return jnp.arange(-(-x.shape[1] // x.shape[0]))
     return jax.random.split(key, -(-self.probes // x.shape[0]))
 
   def _inputs(self, batch) -> Array:
     """All unit vectors, batch by batch, so that the sum over them is exact; or noise."""
-    x = self.op.x
+    x = self.layer.x
     if x.ndim == 2:
       return jax.nn.one_hot(batch * x.shape[0] + jnp.arange(x.shape[0]), x.shape[1], dtype=x.dtype)
     return jax.random.normal(batch, x.shape, x.dtype)
 
   def _gram_of(self, weights, v: Array) -> Array:
     """A v = dW^T-then-dW: the layer's linear map, and its adjoint."""
-    y, adjoint = jax.vjp(lambda v: self.op.linear(weights, v), v)
+    y, adjoint = jax.vjp(lambda v: self.layer.linear(weights, v), v)
     return adjoint(y)[0]
 
 
-def _stacked(layer: _Layer, own, other, key: Key) -> AlignmentScore:
+def _stacked(scored: _Scored, own, other, key: Key) -> AlignmentScore:
   """The score; one for each layer of a stack."""
-  path, shape = next(iter(layer.op.weights.items()))
+  path, shape = next(iter(scored.layer.weights.items()))
   stack = own[path].shape[:own[path].ndim - shape.ndim]
-  measure = layer
+  measure = scored
   for _ in stack:
     measure = jax.vmap(measure)
   return jax.jit(measure)(own, other, jax.random.split(key, stack) if stack else key)
@@ -149,9 +155,9 @@ def _by_path(tree: PyTree) -> dict[str, Array]:
           for path, leaf in leaves}
 
 
-def _of(op: TracedOp, tree: Mapping[str, Array], name: str) -> dict[str, Array]:
-  """The op's own weights, from a tree of all."""
-  for path, shape in op.weights.items():
+def _of(layer: Layer, tree: Mapping[str, Array], name: str) -> dict[str, Array]:
+  """The layer's own weights, from a tree of all."""
+  for path, shape in layer.weights.items():
     if path not in tree or tree[path].shape[tree[path].ndim - shape.ndim:] != shape.shape:
       there = f'of shape {tree[path].shape}' if path in tree else 'not there'
       raise MeasureError(
@@ -159,4 +165,4 @@ def _of(op: TracedOp, tree: Mapping[str, Array], name: str) -> dict[str, Array]:
           f'in the model, is {there}; it has {", ".join(sorted(tree)) or "nothing"}. Give the '
           f'difference of two trees of the model\'s parameters: '
           f'jax.tree.map(jnp.subtract, params, initial).')
-  return {path: tree[path] for path in op.weights}
+  return {path: tree[path] for path in layer.weights}

@@ -16,11 +16,11 @@ CONFIG = '''
 from bioprop.training import base
 
 
-def get_config(width='8'):
+def get_config(epochs='EPOCHS'):
   config = base()
-  config.model_options.hidden = (int(width),)
+  config.model_options.hidden = (8,)
   config.validation = 0
-  config.epochs = EPOCHS
+  config.epochs = int(epochs)
   config.batch_size = 200
   config.loss = 'mse'
   config.learning_rate = RATE
@@ -32,7 +32,7 @@ RULES, SEEDS = ['bp', 'fa(rho=0.5,scale=1)'], [0, 1]
 
 
 def _config(folder, name='small.py', epochs=1, rate=0.1):
-  """The path of a configuration's file, digits and a small MLP."""
+  """The path of a configuration's file: digits, a small MLP, epochs of seven steps."""
   text = CONFIG.replace('EPOCHS', str(epochs)).replace('RATE', str(rate))
   (folder / name).write_text(text)
   return str(folder / name)
@@ -75,12 +75,15 @@ def _recorded(test):
 
 @pytest.fixture(scope='module', autouse=True)
 def _quick():
-  """Programs that run once: XLA does not optimise them, and what they share is compiled once."""
+  """Programs that run once: XLA does not optimise them, and what runs share is compiled once."""
+  least = jax.config.jax_persistent_cache_min_compile_time_secs
   jax.config.update('jax_disable_most_optimizations', True)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'clear_caches', lambda: None)
     yield
   jax.config.update('jax_disable_most_optimizations', False)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +91,7 @@ def finished(tmp_path_factory):
   """Two rules, two seeds, and a file with and without an argument; the root and the plan."""
   folder = tmp_path_factory.mktemp('sweep')
   file = _config(folder)
-  runs = sweep.plan(folder / 'runs', [file, f'{file}:12'], RULES, SEEDS)
+  runs = sweep.plan(folder / 'runs', [file, f'{file}:2'], RULES, SEEDS)
   sweep.train(runs, None)
   return folder, runs
 
@@ -101,11 +104,11 @@ def test_each_run_is_where_and_what_was_asked(finished):
     config = json.loads((path / 'config.json').read_text())
     options = {name: value for name, value in config['rule_options'].items() if value is not None}
     found[str(path.relative_to(folder / 'runs'))] = (
-        config['model_options']['hidden'], config['rule'], options, config['seed'])
-    assert [record.get('epoch') for record in _records(path)] == [1, None]
+        config['epochs'], config['rule'], options, config['seed'])
+    assert len(_records(path)) == config['epochs'] + 1
   assert found == {
-      f'{column}/{label}-seed{seed}': ([width], rule, options, seed)
-      for column, width in (('small', 8), ('small-12', 12)) for seed in SEEDS
+      f'{column}/{label}-seed{seed}': (epochs, rule, options, seed)
+      for column, epochs in (('small', 1), ('small-2', 2)) for seed in SEEDS
       for label, rule, options in (('bp', 'bp', {}), ('fa-rho=0.5-scale=1', 'fa',
                                                      {'rho': 0.5, 'scale': 1.0}))}
   assert [one.config.seed for one in runs] == [0] * 4 + [1] * 4  # A part is a table already.
@@ -118,7 +121,7 @@ def test_each_run_is_where_and_what_was_asked(finished):
 def test_mean_and_standard_deviation_are_those_of_the_records(finished, metric, number):
   """By numpy, with n - 1."""
   folder, runs = finished
-  want, seen = [['rule', 'small', 'small-12']], set()
+  want, seen = [['rule', 'small', 'small-2']], set()
   for rule, label in zip(RULES, ('bp', 'fa-rho=0.5-scale=1')):
     want.append([rule])
     for column in want[0][1:]:
@@ -146,7 +149,7 @@ def test_more_seeds_train_only_those(finished, monkeypatch):
   trained = []
   monkeypatch.setattr(sweep, 'run', lambda config, path, data_dir: trained.append(path.name))
   file = str(folder / 'small.py')
-  more = sweep.plan(folder / 'runs', [file, f'{file}:9'], ['bp'], [0, 1, 2])
+  more = sweep.plan(folder / 'runs', [file, f'{file}:3'], ['bp'], [0, 1, 2])
   sweep.train([one for one in more if one.column == 'small'], None)
   assert trained == ['bp-seed2']
   (row,) = _cells(sweep.table(more))[1:]
@@ -157,7 +160,7 @@ def test_from_the_command_line(finished):
   """The same table, and commas between brackets do not part rules."""
   folder, runs = finished
   before = _files(folder / 'runs')
-  done = _command(folder / 'runs', folder / 'small.py', f'{folder / "small.py"}:12',
+  done = _command(folder / 'runs', folder / 'small.py', f'{folder / "small.py"}:2',
                   f'--rules={",".join(RULES)}', '--seeds=0,1', '--metric=test_error')
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip() == sweep.table(runs, 'test_error')
@@ -198,17 +201,17 @@ def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_diverges_is_counted_and_not_trained_again(tmp_path, monkeypatch, capsys):
-  """What training said is kept beside it, and the sweep goes on to the next."""
-  runs = sweep.plan(tmp_path / 'runs', [_config(tmp_path, rate=1e6), _config(tmp_path, 'fine.py')],
+  """What training said is printed, and kept beside it."""
+  runs = sweep.plan(tmp_path / 'runs', [_config(tmp_path, rate=1e30), _config(tmp_path, 'b.py')],
                     ['bp'], [0])
-  sweep.train(runs, None)
+  sweep.train(runs[:1], None)
   said = next(line for line in capsys.readouterr().out.splitlines() if 'epoch 1, step' in line)
   assert any(said in path.read_text() for path in runs[0].path.glob('*.txt'))
-  assert not (runs[0].path / 'metrics.jsonl').exists() or not _records(runs[0].path)
-  accuracy = 100 * _records(runs[1].path)[-1]['test_accuracy']
-  assert _cells(sweep.table(runs))[1] == ['bp', '1 diverged', f'{accuracy:.4g}']
-  monkeypatch.setattr(sweep, 'run', _never)
+  assert not list(runs[0].path.glob('metrics.jsonl'))
+  monkeypatch.setattr(sweep, 'run', _recorded([0.5]))
   sweep.train(runs, None)
+  assert capsys.readouterr().out.splitlines() == ['b bp seed 0']
+  assert _cells(sweep.table(runs))[1] == ['bp', '1 diverged', '50']
 
 
 def test_runs_that_diverged_are_counted_beside_the_mean_of_the_others(tmp_path, monkeypatch):
@@ -281,7 +284,7 @@ def test_an_option_that_no_rule_has(tmp_path):
 @pytest.mark.parametrize('name, words', [
     ('nope.py', 'there is no configuration .*nope.py'),
     ('nope.py:8', 'there is no configuration .*nope.py. '),
-    ('small.py:wide', 'small.py:wide cannot be loaded: ValueError: .*wide'),
+    ('small.py:many', 'small.py:many cannot be loaded: ValueError: .*many'),
     ('empty.py', "empty.py cannot be loaded: KeyError: 'get_config'"),
     ('text.py', 'text.py cannot be loaded: SyntaxError'),
     ('none.py:8', 'none.py:8 cannot be loaded: TypeError')])

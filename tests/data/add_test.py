@@ -30,7 +30,7 @@ def test_labels_stand_for_the_sums_that_the_task_defines(add):
 
 
 def test_nothing_was_seen_before_the_beginning(add):
-  """A sequence that ends in ones begins at 1/2 all the same, and no bit is subtracted till t = 5."""
+  """A sequence that ends in ones begins at 1/2 too, and no bit is subtracted till t = 5."""
   x, y = add.train.images, add.values[add.train.labels]
   assert x[:, -5:].all(axis=1).any()
   assert (y[:, :2] == 0.5).all()

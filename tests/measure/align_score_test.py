@@ -36,7 +36,7 @@ def test_dense_layers_are_exact():
   model = MLP(hidden=(6, 5), classes=3)
   with jax.numpy_dtype_promotion('standard'):  # The model's own parameters are float32.
     change, shadow = changes(model, x)
-    got = alignment_scores(model, change, shadow, x, key=KEY)
+    got = alignment_scores(bioprop.layers(model, x), change, shadow, key=KEY)
   assert list(got) == ['Dense_0', 'Dense_1', 'Dense_2']
   for name, value in got.items():
     want = cosine(*(np.asarray(tree[name]['kernel']) for tree in (change, shadow)))
@@ -44,8 +44,8 @@ def test_dense_layers_are_exact():
     assert abs(value.control - want) > 1e-3
   with jax.numpy_dtype_promotion('standard'):
     layer = nnx.Sequential(nnx.Linear(7, 6, rngs=nnx.Rngs(0)), nnx.tanh)
-    again = alignment_scores(layer, {'layers': {0: change['Dense_0']}},
-                             {'layers': {0: shadow['Dense_0']}}, x, key=KEY)
+    own, other = ({'layers': {0: tree['Dense_0']}} for tree in (change, shadow))
+    again = alignment_scores(bioprop.layers(layer, x), own, other, key=KEY)
   assert list(again) == ['layers/0']
   np.testing.assert_allclose(again['layers/0'].score, got['Dense_0'].score, rtol=1e-6)
 
@@ -56,7 +56,8 @@ def test_convolutions_as_operators_on_images():
   x = jnp.zeros((50, 5, 4, 2))
   model = nn.Sequential([nn.Conv(3, (3, 3), strides=2, param_dtype=jnp.float64)])
   change, shadow = changes(model, x)
-  got = alignment_scores(model, change, shadow, x, key=KEY, probes=40000)['layers_0']
+  got = alignment_scores(
+      bioprop.layers(model, x), change, shadow, key=KEY, probes=40000)['layers_0']
   basis = jnp.eye(40).reshape(40, 5, 4, 2)
 
   def matrix(tree):
@@ -96,7 +97,8 @@ def test_a_rotation_of_the_outputs_is_no_difference():
     return 2 * w
 
   got = alignment_scores(
-      model, change, jax.tree_util.tree_map_with_path(turned, change), tokens, key=KEY, probes=2000)
+      bioprop.layers(model, tokens), change, jax.tree_util.tree_map_with_path(turned, change),
+      key=KEY, probes=2000)
   assert set(got) == {'Embed_0', 'Embed_0.attend', *(
       f'MultiHeadDotProductAttention_0/{name}' for name in ('query', 'key', 'value', 'out'))}
   for name, value in got.items():
@@ -124,14 +126,14 @@ def test_a_stack_of_layers_has_a_score_for_each():
 
   x = jnp.zeros((2, 4))
   change, shadow = changes(Stack(), x)
-  got = alignment_scores(Stack(), change, shadow, x, key=KEY)['blocks/dense'].score
+  got = alignment_scores(bioprop.layers(Stack(), x), change, shadow, key=KEY)['blocks/dense'].score
   kernels = [np.asarray(tree['blocks']['dense']['kernel']) for tree in (change, shadow)]
   np.testing.assert_allclose(got, [cosine(a, b) for a, b in zip(*kernels)], rtol=1e-10)
   with jax.numpy_dtype_promotion('standard'):
     rnn, x = RNN(width=4), jnp.zeros((2, 6))
     change, shadow = changes(rnn, x)
-    got = alignment_scores(rnn, change, shadow, x, key=KEY)
-  assert list(got) == ['Dense_0', '_Cell_0/input', '_Cell_0/recurrent']
+    got = alignment_scores(bioprop.layers(rnn, x), change, shadow, key=KEY)
+  assert list(got) == ['_Cell_0/input', '_Cell_0/recurrent', 'Dense_0']
   want = cosine(*(np.asarray(t['_Cell_0']['recurrent']['kernel']) for t in (change, shadow)))
   np.testing.assert_allclose(got['_Cell_0/recurrent'].score, want, rtol=1e-5)
 
@@ -156,7 +158,7 @@ def trained(width, rule):
 
   both = jax.jit(lambda: jax.lax.scan(step, (initial, initial), None, 150)[0])()
   change, shadow = (jax.tree.map(jnp.subtract, tree, initial) for tree in both)
-  return alignment_scores(model, change, shadow, x, key=KEY)
+  return alignment_scores(bioprop.layers(model, x), change, shadow, key=KEY)
 
 
 def test_wide_networks_align():
@@ -188,11 +190,11 @@ def test_what_cannot_be_measured():
   """Trees of another model, and no probes."""
   x = jnp.zeros((2, 7))
   model = MLP(hidden=(6,))
-  good = model.init(KEY, x)['params']
+  good, layers = model.init(KEY, x)['params'], bioprop.layers(model, x)
   other = MLP(hidden=(5,)).init(KEY, x)['params']
-  with pytest.raises(MeasureError, match="shadow.*'Dense_0/kernel', of shape \\(7, 6\\).*\\(7, 5\\)"):
-    alignment_scores(model, good, other, x, key=KEY)
+  with pytest.raises(MeasureError, match=r"shadow.*'Dense_0/kernel', of shape \(7, 6\).*\(7, 5\)"):
+    alignment_scores(layers, good, other, key=KEY)
   with pytest.raises(MeasureError, match='change.*not there.*jnp.subtract'):
-    alignment_scores(model, {'params': good}, good, x, key=KEY)
+    alignment_scores(layers, {'params': good}, good, key=KEY)
   with pytest.raises(MeasureError, match='probes is 0'):
-    alignment_scores(model, good, good, x, key=KEY, probes=0)
+    alignment_scores(layers, good, good, key=KEY, probes=0)

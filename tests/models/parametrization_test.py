@@ -28,7 +28,7 @@ def inputs(model):
 
 def drawn(model):
   """float64 variables, kernels ~ N(0, 1)."""
-  with jax.enable_x64(False):
+  with jax.enable_x64(False):  # Of float32, as users have them: the zero state of the RNN is too.
     shapes = jax.eval_shape(model.init, jax.random.key(0), inputs(model).astype(np.float32))
   draw = np.random.RandomState(1).randn
   params = jax.tree.map(lambda a: jnp.asarray(draw(*a.shape)), shapes['params'])

@@ -8,7 +8,7 @@ from flax import nnx
 
 import bioprop
 from bioprop import errors
-from bioprop.models import MLP, LeNet, Transformer
+from bioprop.models import CNN, MLP, RNN, LeNet, Transformer
 from bioprop.models.resnet import ResNet
 
 ALIGN = ('align_prop', 'align_ada', 'align_zero')
@@ -48,6 +48,8 @@ def images(n, size, channels):
 ZOO = {
     'mlp': (lambda: MLP(hidden=(7, 6)), images(3, 4, 1)),
     'lenet': (LeNet, images(2, 28, 1)),
+    'cnn': (lambda: CNN(width=3, strides=(1, 2), parametrization='ntk'), images(3, 6, 3)),
+    'rnn': (lambda: RNN(classes=2, width=4, parametrization='ntk'), RNG.randn(3, 5)),
     'resnet': (lambda: ResNet(stages=(1, 1), width=3), images(3, 6, 3)),
     'transformer': (lambda: Transformer(5, width=8, heads=2, positions=6), TOKENS),
     'recurrent': (Recurrent, RNG.randn(2, 4, 6)),
@@ -325,12 +327,11 @@ def test_without_the_same_time_error(inside):
                                          param_dtype=jnp.float64)(out)
 
   def loop(params):
+    step = lambda p, s, x: jnp.tanh(x @ p['input']['kernel'] + s @ p['recurrent']['kernel'])
     fixed, state, total = jax.lax.stop_gradient(params), jnp.zeros((3, 4)), 0.
     for t in range(5):
-      step = lambda p: jnp.tanh(x[:, t] @ p['input']['kernel']
-                                + state @ p['recurrent']['kernel'])
-      total += jnp.sum(jnp.sin(step(fixed) @ params['out']['kernel']))
-      state = step(params)
+      total += jnp.sum(jnp.sin(step(fixed, state, x[:, t]) @ params['out']['kernel']))
+      state = step(params, state, x[:, t])
     return total
 
   model = bioprop.wrap(Model(), bioprop.make('align_ada', same_time_error=False))
@@ -344,12 +345,13 @@ def test_without_the_same_time_error(inside):
 def test_without_scans_the_option_changes_nothing():
   """And it is a truth value."""
   x = images(3, 4, 1).astype(np.float32)
-  grads = []
-  for same in (True, False):
+
+  def gradient(same):
     model = bioprop.wrap(MLP(hidden=(7,)), bioprop.make('align_ada', same_time_error=same))
     variables = model.init(jax.random.key(0), x)
     params = variables.pop('params')
-    grads.append(jax.grad(lambda p: model.apply({'params': p, **variables}, x).sum())(params))
-  jax.tree.map(np.testing.assert_array_equal, *grads)
+    return jax.grad(lambda p: model.apply({'params': p, **variables}, x).sum())(params)
+
+  jax.tree.map(np.testing.assert_array_equal, gradient(True), gradient(False))
   with pytest.raises(errors.RuleOptionError, match='one of: True, False'):
     bioprop.make('align_ada', same_time_error='no')

@@ -44,7 +44,7 @@ def test_the_names_that_are_checked_are_those_that_can_be_made():
 @pytest.mark.parametrize('values', [
     {'loss': 'ce'}, {'epochs': 0}, {'batch_size': 0}, {'keep': 0}, {'checkpoint_every': 0},
     {'learning_rate': float('nan')}, {'weight_decay': -1.}, {'clip_norm': 0.},
-    {'steps_per_call': 0}, {'warmup_epochs': 10.}, {'seed': -1}])
+    {'steps_per_call': 0}, {'examples': 0}, {'examples': -5}, {'warmup_epochs': 10.}, {'seed': -1}])
 def test_values_that_cannot_work_are_named(values):
   bad = base()
   bad.update(values)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from bioprop import data
 from bioprop.errors import ConfigError, DataError, DivergedError, WorkdirError
 from bioprop.models import MODELS
 from bioprop.training import config as config_lib
@@ -138,6 +139,9 @@ def test_another_configuration_is_refused_key_by_key(config, tmp_path):
     ({'batch_size': 1338}, DataError, '1337 training examples'),
     ({'validation': 1437}, DataError, '1436'),
     ({'model': 'mpl'}, ConfigError, "Did you mean 'mlp'"),
+    ({'examples': 0}, ConfigError, 'config.examples is 0'),
+    ({'examples': 1338}, DataError, '1338 examples.*1 to 1337'),
+    ({'examples': 150}, DataError, 'batch_size is 200, but only 150 training examples'),
 ])
 def test_what_cannot_work_is_said_before_anything_is_written(
     config, tmp_path, values, error, words):
@@ -179,3 +183,33 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, mo
   with pytest.raises(DivergedError, match='validation loss is inf'):
     run(config, tmp_path / 'run', progress=False)
   assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_a_run_on_fewer_examples_sees_exactly_these(config, tmp_path):
+  """As if there were no others; the run's seed chooses them, and no example is held out anew."""
+  config.update(examples=200, batch_size=50, epochs=1, seed=3)
+  whole = data.load('digits', validation=100)
+  few = data.choose(whole, 200, seed=3)
+  trainer = Trainer(config)
+  assert trainer.steps == 4
+  results = run(config, tmp_path / 'run', progress=False)
+  config.examples = None
+  alone = Trainer(config, data=few)
+  state, train = alone.epoch(alone.init(), 1)
+  _same_bits(results.state, state)
+  assert results.train_loss == train.loss
+  assert results.validation_accuracy == alone.validate(state).accuracy
+  assert Trainer(config).steps == 1337 // 50
+  # The same number of others is another run.
+  others = Trainer(config, data=data.choose(whole, 200, seed=4))
+  assert others.epoch(others.init(), 1)[1].loss != train.loss
+
+
+def test_fewer_examples_are_chosen_from_the_data_that_are_given(config):
+  """And the loaded are no part of it."""
+  config.update(examples=60, batch_size=20, validation=100)
+  given = data.choose(data.load('digits', validation=100), 80, seed=1)
+  assert Trainer(config, data=given).steps == 3
+  config.examples = 81
+  with pytest.raises(DataError, match='81 examples.*1 to 80'):
+    Trainer(config, data=given)
