@@ -32,3 +32,11 @@ def tfds_dir() -> str:
   if not path.is_dir():
     pytest.skip(f'no prepared datasets at {path.name}/ beside the repository')
   return str(path)
+
+
+@pytest.fixture
+def quick():
+  """Programs that run once: XLA does not optimise them."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

@@ -16,6 +16,7 @@ from bioprop.plug import activity, linen_whole
 from bioprop.plug.arguments import split
 from bioprop.plug.choice import Choice, choose
 from bioprop.plug.leaks import refuse_leaks
+from bioprop.plug.marks import wanted
 from bioprop.plug.output import Where, locate, replace
 from bioprop.plug.readouts import readouts
 from bioprop.plug.session import FEEDBACK, PORTS, Session
@@ -93,7 +94,7 @@ def marked_jaxpr(model: nn.Module, sample: tuple[Any, ...],
     sample: its inputs, arrays or `jax.ShapeDtypeStruct`s.
     kwargs: its keyword arguments.
   """
-  plain = _plain_model(model)
+  plain = plain_model(model)
   streams = {name: jax.random.key(0) for name in ('params', 'dropout')}
   arrays, _, rebuild = split(sample, kwargs)
 
@@ -103,15 +104,22 @@ def marked_jaxpr(model: nn.Module, sample: tuple[Any, ...],
 
   def apply(variables, arrays):
     args, options = rebuild(arrays)
-    hidden = _private(True, ('ops', next(_traces)))
-    return plain.apply(variables, *args, rngs=streams, mutable=hidden, **options)[0]
+    return marked_apply(plain, variables, args, streams, options)
 
+  return jax.make_jaxpr(apply)(jax.eval_shape(shapes, arrays), arrays)
+
+
+def marked_apply(model: nn.Module, variables: Mapping[str, Any], args: tuple[Any, ...], rngs: Any,
+                 kwargs: Mapping[str, Any]) -> Any:
+  """The output of a model, plain or plugged, that runs by no rule and marks all its ops."""
   session = Session(choose('fa'), marking=True)  # Any rule that is not exact marks all weights.
-  return jax.make_jaxpr(lambda *inputs: _intercepted(session, lambda: apply(*inputs)))(
-      jax.eval_shape(shapes, arrays), arrays)
+  hidden = _private(True, ('ops', next(_traces)))
+  return _intercepted(session, lambda: plain_model(model).apply(
+      variables, *args, rngs=rngs, mutable=hidden, **kwargs)[0])
 
 
-def _plain_model(model: nn.Module) -> nn.Module:
+def plain_model(model: nn.Module) -> nn.Module:
+  """The model without its rule."""
   return model._plain(**_fields(model), parent=None) if isinstance(model, Plugged) else model
 
 
@@ -171,7 +179,8 @@ class Plugged:
 
     self._refuse_leaks(variables, args, rngs, method, kwargs)
     session = _prepare(self._plug, output_only, variables)
-    widened = union_filters(_private(mutable, ('apply', self._plug)), PORTS)
+    what = ('apply', self._plug, *((next(_traces),) if wanted() else ()))
+    widened = union_filters(_private(mutable, what), PORTS)
     out, state = _intercepted(session, lambda: run(mutable=widened))
     _require_match(self, session)
     state = dict(state)

@@ -1,5 +1,7 @@
-"""Names that the ops leave in a model's jaxpr, for `activity`, `readouts` and `leaks` to find."""
-from collections.abc import Sequence
+"""Names that the ops leave in a model's jaxpr, for whoever looks for them there."""
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
@@ -8,6 +10,25 @@ from bioprop.typing import Array, Params
 
 _PREFIX = 'bioprop '
 _INPUT, _OUTPUT, _WEIGHT = (f'{_PREFIX}{what}:' for what in ('input', 'output', 'weight'))
+
+
+# Whether ops name their inputs and outputs also where a rule acts on them.
+_wanted: contextvars.ContextVar[bool] = contextvars.ContextVar('marks', default=False)
+
+
+@contextlib.contextmanager
+def marked() -> Iterator[None]:
+  """Lets plugged models name the inputs and outputs of their ops."""
+  token = _wanted.set(True)
+  try:
+    yield
+  finally:
+    _wanted.reset(token)
+
+
+def wanted() -> bool:
+  """Whether names are asked for where a rule acts."""
+  return _wanted.get()
 
 
 def mark_input(x: Array, label: str) -> Array:

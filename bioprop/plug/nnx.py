@@ -152,8 +152,12 @@ def marked_jaxpr(model: nnx.Module, sample: tuple[Any, ...],
     kwargs: its keyword arguments.
   """
   plain = uninstall(nnx.clone(model))
-  layers = [(layer, '/'.join(map(str, path)), make('fa')) for path, layer, _ in _layers(plain)]
-  return nnx_run.trace(plain, layers, Sample(sample, kwargs))[0]
+  return nnx_run.trace(plain, watchable(plain), Sample(sample, kwargs))[0]
+
+
+def watchable(model: nnx.Module) -> list[tuple[nnx.Module, str, Rule]]:
+  """The layers of a model without a rule, their paths, and a rule that leads to their marks."""
+  return [(layer, '/'.join(map(str, path)), make('fa')) for path, layer, _ in _layers(model)]
 
 
 def _plug(layer, kind: Kind, plan: Plan, draw: '_Draws', seen: 'nnx_run.Seen') -> None:

@@ -19,7 +19,7 @@ from flax.errors import TraceContextError
 
 from bioprop.errors import FeedbackMissingError, LiftedTransformError, UnsupportedLayerError
 from bioprop.plug import activity
-from bioprop.plug.marks import mark_input, mark_output, mark_weights
+from bioprop.plug.marks import mark_input, mark_output, mark_weights, wanted
 from bioprop.plug.nnx_kinds import Kind, kind_of
 from bioprop.plug.unbound import without_gradient
 from bioprop.rules import AnyRule, NetworkRule, Op, Rule
@@ -206,7 +206,10 @@ def _run(layer, op_name, function, weights, params: Params, x: Array, use: str =
   feedback = _feedback(layer, plan, op_name, params, x)
   if rule.redraws:
     feedback = {**(feedback or {}), 'key': key}
+  at = label((plan.path, op_name)) + use
+  x = mark_input(x, at) if wanted() else x
   y, port = assign(rule, op, params, x, feedback, port)
+  y = mark_output(y, at) if wanted() else y
   if port is not None:
     _leave(layer, plan, filled + port)
   return y

@@ -7,7 +7,7 @@ the ports are state, Flax's transforms carry them as they carry batch statistics
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -131,12 +131,9 @@ def trace(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
     sample: the model's arguments.
   """
   watcher = Watcher()
-  number = next(_watches)
   kept = [(layer, type(layer)) for layer, _, _ in layers]
   try:
-    for layer, path, rule in layers:
-      setattr(layer, PLAN, Plan(path, rule, watch=number))
-      object.__setattr__(layer, '__class__', plugged_class(type(layer)))
+    let_watch(layers)
     run, inputs = _pure(model, type(model).__call__, sample)
     token = watching.set(watcher)
     try:
@@ -148,6 +145,14 @@ def trace(model: nnx.Module, layers: list[tuple[nnx.Module, str, Rule]], sample:
       object.__setattr__(layer, '__class__', cls)
       delattr(layer, PLAN)
   return closed, out, watcher
+
+
+def let_watch(layers: Iterable[tuple[nnx.Module, str, Rule]]) -> None:
+  """Swaps the layers' classes for ones that tell a `Watcher` and mark their ops."""
+  number = next(_watches)
+  for layer, path, rule in layers:
+    setattr(layer, PLAN, Plan(path, rule, watch=number))
+    object.__setattr__(layer, '__class__', plugged_class(type(layer)))
 
 
 @functools.cache

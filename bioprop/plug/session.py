@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from bioprop.errors import FeedbackMissingError, LiftedTransformError, UnsupportedLayerError
 from bioprop.plug import activity
 from bioprop.plug.choice import Choice
-from bioprop.plug.marks import mark_input, mark_output, mark_weights
+from bioprop.plug.marks import mark_input, mark_output, mark_weights, wanted
 from bioprop.plug.rnn import carrying
 from bioprop.plug.sites import OPS, REPARAMETRISED, RNN_CALL, SAME_AS, OpKind
 from bioprop.rules import Op, Rule, Site
@@ -100,7 +100,9 @@ class Session:
   def _op(self, module: nn.Module, kind: OpKind, next_fun, args, kwargs) -> Array:
     path = '/'.join(module.path)
     rule = self.choice.rule_for(path)
-    if self.marking:
+    if self.marking or rule.exact and wanted():
+      if not self.marking:
+        self._record(module, kind, rule, path)
       return self._marked(module, kind, rule, next_fun, args, kwargs)
     if self.normalised and not rule.exact:
       raise UnsupportedLayerError(
@@ -124,7 +126,10 @@ class Session:
     if rule.reads_error:
       self._check_ports(module, path)
       port = jnp.zeros(self.error.shape, self.error.dtype)
+    label = kind.label(path)
+    x = mark_input(x, label) if wanted() else x
     y, port = assign(rule, site.op, site.params, x, feedback, port)
+    y = mark_output(y, label) if wanted() else y
     if port is not None:
       calls = len(module.variables.get(PORTS, {}))
       module.scope.put_variable(PORTS, f'call_{calls}', port)

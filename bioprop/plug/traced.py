@@ -18,7 +18,7 @@ class TracedOp(NamedTuple):
     label: the layer's path; of an embedding's second method, with '.attend'.
     weights: shape and dtype of each weight, by its path in the model's parameters, as the op sees
       it: in a stack of layers that a scan runs, of one layer.
-    x: shape and dtype of the op's input.
+    x, y: shape and dtype of the op's input and output.
     inputs: the variables of the weights, in their order, and that of x.
     output: the variable of the output.
     equations: what leads from the one to the other.
@@ -26,6 +26,7 @@ class TracedOp(NamedTuple):
   label: str
   weights: Mapping[str, jax.ShapeDtypeStruct]
   x: jax.ShapeDtypeStruct
+  y: jax.ShapeDtypeStruct
   inputs: tuple[core.Var, ...]
   output: core.Var
   equations: tuple[core.JaxprEqn, ...]
@@ -54,6 +55,11 @@ class TracedOp(NamedTuple):
     return read(self.output)
 
 
+def traced_calls(closed: core.ClosedJaxpr) -> Iterator[TracedOp]:
+  """Every call of an op in a model's jaxpr, in loops and branches too; see `traced_ops`."""
+  yield from _ops(closed.jaxpr)
+
+
 def traced_ops(closed: core.ClosedJaxpr) -> dict[str, TracedOp]:
   """The ops in a model's jaxpr by label, each at its first call.
 
@@ -61,7 +67,7 @@ def traced_ops(closed: core.ClosedJaxpr) -> dict[str, TracedOp]:
     closed: jaxpr of a model whose ops' inputs, weights and outputs are marked.
   """
   found: dict[str, TracedOp] = {}
-  for op in _ops(closed.jaxpr):
+  for op in traced_calls(closed):
     found.setdefault(op.label, op)
   return found
 
@@ -95,5 +101,5 @@ def _cut(jaxpr, makers, output, label) -> TracedOp:
       waiting += eqn.invars
   shape = lambda var: jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
   return TracedOp(label, {path: shape(var) for path, var in weights.items()}, shape(x),
-                  (*weights.values(), x), output,
+                  shape(output), (*weights.values(), x), output,
                   tuple(eqn for eqn in jaxpr.eqns if id(eqn) in needed))

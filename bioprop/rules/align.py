@@ -36,6 +36,7 @@ from bioprop.rules.twin import Kind, Value, evaluate, parameter
 @dataclasses.dataclass(frozen=True)
 class AlignProp(Rule):
   """align_prop: feedback alignment with the initial weights as feedback."""
+  multiplies = True
 
   def init_feedback(self, key, site):
     """B = W(0) for each weight of the op; see `Rule.init_feedback`."""

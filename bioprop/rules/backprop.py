@@ -8,6 +8,7 @@ from bioprop.rules.base import Credit, Rule
 class Backprop(Rule):
   """dW = x^T g, dx = W^T g (Rumelhart, Hinton & Williams 1986)."""
   exact = True
+  multiplies = True
 
   def backward(self, op, params, x, feedback, g, e):
     """The op's own vjp; see `Rule.backward`."""

@@ -61,6 +61,7 @@ class DirectFeedbackAlignment(Rule):
   spatial: str = 'full'
   max_gib: float = 1.0
   reads_error = True
+  multiplies = True
 
   def __post_init__(self):
     if self.scale is not None:

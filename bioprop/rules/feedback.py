@@ -48,6 +48,7 @@ class FeedbackAlignment(Rule):
   """
   rho: float = 0.0
   scale: float | None = None
+  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'rho', 0.0, 1.0)

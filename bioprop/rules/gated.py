@@ -57,6 +57,7 @@ class GatedLinear(NetworkRule):
   """
   input: int | None = None
   max_gib: float = 1.0
+  own_forward = True
   needs_sample = True
 
   def __post_init__(self):

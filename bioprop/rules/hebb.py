@@ -48,6 +48,7 @@ class Hebb(Rule):
   activation: str = 'auto'
   reads_error = True
   needs_readout = True
+  linear = False
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)

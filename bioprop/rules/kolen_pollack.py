@@ -23,6 +23,7 @@ class KolenPollack(Rule):
   """
   scale: float = 1.0
   learns = True
+  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)

@@ -14,6 +14,7 @@ from bioprop.rules.base import Credit, Rule
 class LastLayer(Rule):
   """No layer sends anything down, so that hidden layers learn nothing."""
   sends = False
+  multiplies = True
 
   def backward(self, op, params, x, feedback, g, e):
     """The op's own weight gradient; nothing is sent; see `Rule.backward`."""

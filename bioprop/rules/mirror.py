@@ -33,6 +33,7 @@ class WeightMirror(Rule):
   scale: float = 1.0
   learns = True
   redraws = True
+  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'rate', 0.0)

@@ -32,12 +32,16 @@ class NetworkRule(abc.ABC):
   """A learning rule of the whole network: immutable, compared by value; fields are its options.
 
   Class attributes:
-    exact, learns: as in `Rule`; no rule of the whole network is backprop or has learned feedback.
+    exact, learns, linear: as in `Rule`; no rule of the whole network is backprop or has learned
+      feedback.
+    own_forward: the forward pass is the rule's own, and the gradients are its derivatives.
     needs_sample: the feedback depends on the shapes inside the network.
     keeps_weights: the feedback holds the initial parameters.
   """
   exact: ClassVar[bool] = False
   learns: ClassVar[bool] = False
+  linear: ClassVar[bool] = True
+  own_forward: ClassVar[bool] = False
   needs_sample: ClassVar[bool] = False
   keeps_weights: ClassVar[bool] = False
 

@@ -24,6 +24,7 @@ class BatchSign(Rule):
   """
   scale: float = 1.0
   redraws = True
+  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)

@@ -21,6 +21,7 @@ class FixedSign(Rule):
     scale: factor on the feedback; 1 draws the magnitudes as large as the layer's initial weights.
   """
   scale: float = 1.0
+  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)

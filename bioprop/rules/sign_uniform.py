@@ -20,6 +20,7 @@ class UniformSign(Rule):
     scale: factor on the feedback; at 1 it has the Frobenius norm of the weights.
   """
   scale: float = 1.0
+  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)

@@ -35,6 +35,7 @@ class DirectRandomTargetProjection(DirectFeedbackAlignment):
     reduction: how the loss is reduced over samples, 'mean' or 'sum'.
   """
   reduction: str = 'mean'
+  linear = False
 
   def __post_init__(self):
     super().__post_init__()

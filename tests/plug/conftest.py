@@ -62,11 +62,3 @@ def tools():
   """Functions and a model that the tests of the plug share."""
   return types.SimpleNamespace(gradient=gradient, check_exact=check_exact, Net=Net, RNGS=RNGS,
                                x=jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32))
-
-
-@pytest.fixture
-def quick():
-  """Programs that run once: XLA does not optimise them."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)

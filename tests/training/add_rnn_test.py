@@ -13,15 +13,8 @@ from bioprop.errors import ConfigError
 from bioprop.training import run
 from bioprop.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures('quick')
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _quick():
-  """Programs that run once: XLA does not optimise them."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture
@@ -52,7 +45,8 @@ def test_it_trains(config, tmp_path, rule):
   config.rule = rule
   results = run(config, tmp_path / 'run', progress=False)
   assert np.isfinite(results.test_loss) and 0 <= results.test_accuracy <= 1
-  assert results.state.params['_Cell_0']['recurrent']['kernel'].shape == (8, 8)
+  shapes = {w.shape for w in jax.tree.leaves(results.state.params)}
+  assert shapes == {(1, 8), (8,), (8, 8), (8, 1), (1,)}
   assert int(results.state.step) == 2 * 300 // 50
   losses = [json.loads(line).get('train_loss')
             for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]

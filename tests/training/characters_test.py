@@ -41,8 +41,8 @@ def _windows(seed=0, windows=WINDOWS):
 
 
 def _task(rule='bp', tx=None):
-  return step.Task(wrap(Table(), rule), tx or optax.sgd(0.5), loss.make_loss('cross_entropy'), None,
-                   None, None, 3, BATCH)
+  return step.Task(wrap(Table(), rule), tx or optax.sgd(0.5), loss.make_loss('cross_entropy'),
+                   loss.make_decision(), None, None, None, 3, BATCH)
 
 
 def _start(task):

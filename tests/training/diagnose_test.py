@@ -21,7 +21,7 @@ class Chain(nn.Module):
 
 def _examine(poison, rate=0.1, rule='bp', scale=1.):
   cross_entropy = lambda *args: scale * loss.make_loss('cross_entropy')(*args)
-  task = step.Task(wrap(Chain(), rule), optax.sgd(rate), cross_entropy, None,
+  task = step.Task(wrap(Chain(), rule), optax.sgd(rate), cross_entropy, loss.make_decision(), None,
                    np.zeros(1, np.float32), np.ones(1, np.float32), 0, 2)
   state = make_state(task.model, task.tx, task.key('init'), jnp.zeros((1, 2, 2, 1)))
   state = state.replace(params=poison(state.params))

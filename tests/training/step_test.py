@@ -33,7 +33,8 @@ def _data():
 
 def _task(model, tx=None, **values):
   fields = {'model': model, 'tx': tx or optax.sgd(0.1), 'loss': loss.make_loss('cross_entropy'),
-                'augment': None, 'mean': np.array([100, 120], np.float32),
+                'decide': loss.make_decision(), 'augment': None,
+                'mean': np.array([100, 120], np.float32),
                 'std': np.array([50, 60], np.float32), 'seed': 3, 'batch_size': BATCH}
   return step.Task(**{**fields, **values})
 

@@ -1,0 +1,88 @@
+"""A linen model as functions of its parameters by path, with its ops marked."""
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from bioprop.errors import MeasureError
+from bioprop.plug.linen import Plugged, marked_apply, plain_model
+from bioprop.plug.marks import marked
+from bioprop.plug.network import PlugNetwork
+from bioprop.plug.session import FEEDBACK
+
+
+def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, jax.Array],
+                 kwargs: Mapping[str, Any]) -> PlugNetwork:
+  """The network of a linen model, plain or plugged.
+
+  Args:
+    model: an unbound module.
+    sample: shapes of its inputs.
+    rngs: its random streams.
+    kwargs: its keyword arguments.
+  """
+  choice = model._plug.choice if isinstance(model, Plugged) else None
+  bound = getattr(model, '_bound', None)
+  whole = choice.network if choice else None
+  streams = {name: jax.random.key(0) for name in ('params', FEEDBACK, 'dropout')}
+  own = lambda one: jax.eval_shape(lambda *args: one.init(streams, *args, **kwargs), *sample)
+  names = set(_by_path(own(plain_model(model))['params']))
+  expected = {**own(model), **({} if bound is None else {FEEDBACK: bound})}
+
+  def split(variables):
+    variables = {**({} if bound is None else {FEEDBACK: bound}), **variables}
+    _check(variables, expected)
+    params = _by_path(variables['params'])
+    return ({path: params[path] for path in sorted(names)},
+            {**{k: v for k, v in variables.items() if k != 'params'},
+             'learned': {path: leaf for path, leaf in params.items() if path not in names}})
+
+  def joined(params, others):
+    rest = {k: v for k, v in others.items() if k != 'learned'}
+    return {**rest, 'params': _nested({**params, **others['learned']})}
+
+  def plain(params, others, inputs):
+    variables = {k: v for k, v in joined(params, others).items() if k != FEEDBACK}
+    return marked_apply(model, variables, inputs, rngs, kwargs)
+
+  def acting(params, others, inputs):
+    if choice is None:
+      return plain(params, others, inputs)
+    with marked():
+      return model.apply(joined(params, others), *inputs, rngs=rngs, **kwargs)
+
+  rules = (whole,) if whole else tuple(rule for _, rule in choice.rows) if choice else ()
+  rule_at = lambda label: choice.rule_for(label.removesuffix('.attend'))
+  return PlugNetwork(
+      plain, acting, rules, bool(whole and whole.own_forward),
+      lambda label: choice is None or whole is None and rule_at(label).multiplies, split)
+
+
+def _by_path(tree: Mapping[str, Any], at: str = '') -> dict[str, Any]:
+  found = {}
+  for name, value in nn.meta.unbox(tree).items():
+    inner = f'{at}{name}'
+    found.update(_by_path(value, f'{inner}/') if isinstance(value, Mapping) else {inner: value})
+  return found
+
+
+def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def _check(variables, expected) -> None:
+  shapes = lambda tree: jax.tree.map(lambda a: tuple(a.shape), nn.meta.unbox(tree))
+  if shapes(dict(variables)) != shapes(expected):
+    raise MeasureError(
+        f'the variables are not those of the model that the derivatives were prepared for: they '
+        f'have the collections {sorted(variables)}, and its own init gives {sorted(expected)}, or '
+        f'their shapes differ. Give all of what init returned, with the parameters as they are '
+        f'now: {{**variables, \'params\': params}}.')
