@@ -17,16 +17,18 @@ import os
 import pathlib
 import re
 import runpy
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 from absl import app, flags, logging
 
 from bioprop.errors import ConfigError, DivergedError
+from bioprop.rules import make
 from bioprop.training import cli, metrics, run, workdir
+from bioprop.training import config as config_lib
 
 METRICS = ('test_accuracy', 'test_error', 'test_loss')
 _FILE = 'diverged.txt'  # In the directory of a run that diverged: what it said.
@@ -80,24 +82,47 @@ def plan(root: str | os.PathLike, configs: Sequence[str], rules: Sequence[str],
     seeds: of the runs.
 
   Raises:
-    ConfigError: if a configuration or a rule cannot be read.
+    ConfigError: if a configuration or a rule cannot be read, or two runs have one directory.
+    UnknownRuleError, RuleOptionError: if there is no such rule, or it has no such option.
   """
-  runs = []
-  for seed in seeds:
-    for name in configs:
-      column = re.sub(r'[:,]', '-', re.sub(r'^.*/|\.py', '', name))
-      for rule in rules:
-        config = load(name)
-        config.rule, options = parse(rule)
-        config.seed = seed
-        for option, value in options.items():
-          if option not in config.rule_options:
-            raise ConfigError(f'--rules has {rule!r}, and no rule has an option {option!r}. Valid: '
-                              f'{", ".join(config.rule_options)}.')
-          config.rule_options[option] = value
-        label = re.sub(r'[^\w.=-]+', '-', rule).strip('-')
-        runs.append(Run(column, rule, pathlib.Path(root, column) / f'{label}-seed{seed}', config))
-  return runs
+  runs: dict[pathlib.Path, Run] = {}
+  for seed in dict.fromkeys(seeds):
+    for name in dict.fromkeys(configs):
+      column = _column(name)
+      for rule in dict.fromkeys(rules):
+        one = Run(column, rule, pathlib.Path(root, column, f'{_file_name(rule)}-seed{seed}'),
+                  _with_rule(load(name), rule))
+        one.config.seed = seed
+        if one.path in runs:
+          raise ConfigError(f'{name} under {rule} and another of the runs would both be written to '
+                            f'{one.path}. Give their files other names, or sweep them apart.')
+        runs[one.path] = one
+  return list(runs.values())
+
+
+def _column(name):
+  file, *argument = name.split(':', 1)
+  return '-'.join([pathlib.Path(file).stem, *map(_file_name, argument)])
+
+
+def _file_name(text):
+  return re.sub(r'[^\w.=+-]+', '-', text).strip('-')
+
+
+def _with_rule(config, rule):
+  """The configuration under a rule with options, which exist."""
+  config.rule, options = parse(rule)
+  for option, value in options.items():
+    if option not in config.rule_options:
+      raise ConfigError(f'--rules has {rule!r}, and no rule has an option {option!r}. Valid: '
+                        f'{", ".join(config.rule_options)}.')
+    try:
+      config.rule_options[option] = value
+    except TypeError as error:
+      raise ConfigError(f'--rules has {rule!r}, and {option} cannot be {value!r}: {error}.') from (
+          error)
+  make(config.rule, **config_lib.rule_options(config))
+  return config
 
 
 def load(name: str) -> ml_collections.ConfigDict:
@@ -126,7 +151,10 @@ def parse(rule: str) -> tuple[str, dict[str, object]]:
   match = re.fullmatch(r'(\w+)(?:\((.*)\))?', rule)
   try:
     pairs = [pair.split('=') for pair in match[2].split(',')] if match[2] else []
-    return match[1], {name.strip(): _value(value.strip()) for name, value in pairs}
+    options = {name.strip(): _value(value.strip()) for name, value in pairs}
+    if len(options) < len(pairs):
+      raise ValueError('an option twice')
+    return match[1], options
   except (TypeError, ValueError):
     raise ConfigError(f'--rules has {rule!r}, which is no rule: type a name, or a name with '
                       'options, such as \'fa(rho=0.5,scale=1)\'.') from None
@@ -175,8 +203,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def summary(values: Sequence[float]) -> str:
   """Mean ± standard deviation; the mean alone of one value."""
-  mean = f'{statistics.mean(values):.4g}'
-  return f'{mean} ± {statistics.stdev(values):.2g}' if len(values) > 1 else mean
+  mean = f'{np.mean(values):.4g}'
+  return f'{mean} ± {np.std(values, ddof=1):.2g}' if len(values) > 1 else mean
 
 
 def _cell(runs, metric):

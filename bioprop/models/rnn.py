@@ -41,9 +41,10 @@ class RNN(nn.Module):
     phi = getattr(nn, self.activation) if isinstance(self.activation, str) else self.activation
     how = Parametrization(self.parametrization, self.gamma0)
     x = x if x.ndim == 3 else x[..., None]
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-      x = x.astype(jnp.float32)
-    states = nn.RNN(_Cell(self.width, phi, how))(x)
+    wide = jnp.issubdtype(x.dtype, jnp.inexact) and jnp.finfo(x.dtype).bits >= 32
+    x = x if wide else x.astype(jnp.float32)  # The parameters' own type.
+    first = jnp.zeros((x.shape[0], self.width), x.dtype)
+    states = nn.RNN(_Cell(self.width, phi, how))(x, initial_carry=first)
     return how.readout(states, self.classes)
 
 

@@ -61,4 +61,9 @@ def make_decision(values: np.ndarray | None = None):
   """
   if values is None:
     return lambda logits: jnp.argmax(logits, axis=-1)
-  return lambda out: jnp.argmin(jnp.abs(out - jnp.asarray(values)), axis=-1)
+
+  def nearest(out):
+    distance = out - jnp.asarray(values).reshape((1,) * (out.ndim - 1) + (-1,))
+    return jnp.argmin(jnp.abs(distance), axis=-1)
+
+  return nearest

@@ -67,8 +67,12 @@ class Trainer:
           f'for instance --config.batch_size={min(64, examples)}.')
     if data.mean is None and config.augment != 'none':
       raise ConfigError(
-          f'config.augment is {config.augment!r}, which varies images, and {config.dataset} is a '
-          'text. Type --config.augment=none.')
+          f'config.augment is {config.augment!r}, which varies images, and the examples of '
+          f'{config.dataset} are sequences. Type --config.augment=none.')
+    self._for_sequences = 'transformer' if data.values is None else 'rnn'
+    if data.values is not None and config.model == 'transformer':
+      raise ConfigError(f'{config.dataset} gives quantities to predict, and the transformer '
+                        'predicts tokens of the kinds that it reads. Type --config.model=rnn.')
     self._made_from = f'{config.model} with {config_lib.chosen(config.model_options) or "defaults"}'
     self.steps = examples // config.batch_size
     model = _make_model(config, data.num_classes if data.values is None else 1)
@@ -112,7 +116,7 @@ class Trainer:
           f'the model maps inputs {list(sample.shape[1:])} to outputs {list(logits.shape[1:])}, '
           f'and each example has labels {list(labels)}, each of which needs an output [classes] of '
           f'its own. It is {self._made_from}. Type for instance --config.model='
-          f'{"transformer" if labels else "mlp"}.')
+          f'{self._for_sequences if labels else "mlp"}.')
     return state
 
   def epoch(

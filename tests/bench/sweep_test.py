@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bioprop.bench import sweep
-from bioprop.errors import ConfigError, DivergedError, RuleOptionError, WorkdirError
+from bioprop.errors import ConfigError, DivergedError, RuleOptionError, UnknownRuleError, WorkdirError
 from bioprop.training import workdir
 from bioprop.training.trainer import Trainer
 
@@ -312,3 +312,31 @@ def test_seeds_that_are_no_numbers(tmp_path):
   assert done.returncode == 1 and 'Traceback' not in done.stderr
   assert '--seeds is 0,one' in done.stderr and '--seeds=0,1,2' in done.stderr
   assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('rule, error', [
+    ('fa(rho=half)', ConfigError), ('fa(rho=[1])', ConfigError), ('daf', UnknownRuleError),
+    ('bp(scale=1)', RuleOptionError), ('fa(rho=2)', RuleOptionError),
+    ('fa(rho=0.1,rho=0.2)', ConfigError)])
+def test_rules_that_cannot_be_are_told_before_anything_is_trained(tmp_path, rule, error):
+  """Wrong values, unknown rules, options of other rules, one option twice."""
+  with pytest.raises(error):
+    sweep.plan(tmp_path / 'runs', [_config(tmp_path)], ['bp', rule], [0])
+
+
+def test_nothing_is_counted_twice(tmp_path):
+  """What is named twice runs once; two runs in one directory are refused."""
+  config = _config(tmp_path)
+  assert len(sweep.plan(tmp_path, [config, config], ['bp', 'fa', 'bp'], [0, 0, 1])) == 4
+  (tmp_path / 'other').mkdir()
+  with pytest.raises(ConfigError, match='both be written'):
+    sweep.plan(tmp_path, [config, _config(tmp_path / 'other')], ['bp'], [0])
+  paths = {one.path for one in sweep.plan(tmp_path, [config], ['fa(scale=1e+3)', 'fa(scale=1e-3)'],
+                                          [0])}
+  assert len(paths) == 2
+
+
+@pytest.mark.filterwarnings('ignore:invalid value')
+def test_losses_that_are_not_finite_are_shown():
+  """A table is printed all the same."""
+  assert sweep.summary([1.0, float('inf')]) == 'inf ± nan'
