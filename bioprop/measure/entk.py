@@ -32,7 +32,8 @@ class Jacobian(NamedTuple):
 
   Attributes:
     outer: factors of those that are outer products, a [n, K] and g [n, C, O].
-    full: the others, [n, C, p], p the parameter's size.
+    full: the others, [n, C, p], p the parameter's size; a matrix [K, O] in this order where the
+      other Jacobian has factors.
   """
   outer: Mapping[str, tuple[Array, Array]]
   full: Mapping[str, Array]
@@ -58,13 +59,14 @@ def entk(
     true: gives the Jacobian.
     pseudo: gives the rule's. `bioprop.jacobians` makes both from a model.
     x: samples, an array or a tree of arrays [n, ...].
-    x2: samples [n', ...]; None: x.
+    x2: samples [n', ...], as `pseudo` takes them; None: x.
     trace: sum over the outputs, K_cc.
     per_layer: one kernel for each parameter, which the layer's path names, and not their sum.
     block: at most so many samples' derivatives are held at once, of x and of x2; None: all.
 
   Returns:
-    K [n, n', C, C], or [n, n'] under `trace`; by parameter path if `per_layer`.
+    K [n, n', C, C], or [n, n'] under `trace`; by parameter path if `per_layer`. The last axis has
+    as many entries as the pseudo-Jacobian has rows for a sample.
 
   Raises:
     MeasureError: if there are no samples, or block is not positive.
@@ -109,6 +111,9 @@ def _contract(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
   """One block of the kernel."""
   kernels = {}
   for path, (a, g) in left.outer.items():
+    if path in right.full:
+      kernels[path] = _through(trace, a, g, right.full[path])
+      continue
     b, h = right.outer[path]
     inputs, outputs = a @ b.T, _inner(trace, g, h)
     kernels[path] = outputs * inputs.reshape(inputs.shape + (1,) * (outputs.ndim - 2))
@@ -124,3 +129,13 @@ def _inner(trace: bool, g: Array, h: Array) -> Array:
   if trace:
     return g.reshape(len(g), -1) @ h.reshape(len(h), -1).T
   return jnp.einsum('ncp,mdp->nmcd', g, h)
+
+
+def _through(trace: bool, a: Array, g: Array, matrices: Array) -> Array:
+  """Of factors a [n, K], g [n, C, O] and matrices [n', C', K O], one sample of n' at a time."""
+
+  def column(matrix):
+    out = jnp.einsum('nk,dko->ndo', a, matrix.reshape(-1, a.shape[1], g.shape[2]))
+    return jnp.einsum('nco,nco->n' if trace else 'nco,ndo->ncd', g, out)
+
+  return jnp.moveaxis(jax.lax.map(column, matrices), 0, 1)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from bioprop.bench import sweep
-from bioprop.errors import ConfigError, DivergedError, RuleOptionError, UnknownRuleError, WorkdirError
+from bioprop.errors import (
+  ConfigError,
+  DivergedError,
+  RuleOptionError,
+  UnknownRuleError,
+  WorkdirError,
+)
 from bioprop.training import workdir
 from bioprop.training.trainer import Trainer
 
