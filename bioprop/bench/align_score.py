@@ -9,6 +9,7 @@ brackets that of the control. See bioprop/measure/align_score.py.
 """
 import dataclasses
 import functools
+import math
 import statistics
 
 import jax
@@ -92,13 +93,15 @@ def main(argv):
         found.setdefault((one.rule, layer), {}).setdefault(one.column, []).append(score)
   columns = list(dict.fromkeys(column for row in found.values() for column in row))
   print(sweep.markdown([['rule', 'layer', *columns]] + [
-      [*name, *(_cell(row[column]) for column in columns)] for name, row in found.items()]))
+      [*name, *(_cell(row.get(column)) for column in columns)] for name, row in found.items()]))
 
 
 def _cell(seeds):
   """The mean score of the seeds, and that of the controls."""
+  if seeds is None:
+    return '-'
   score, control = (statistics.mean(map(float, values)) for values in zip(*seeds))
-  return f'{score:.3f} ({control:.3f})'
+  return f'{score:.3f} ({control:.3f})' if math.isfinite(score) else 'diverged'
 
 
 if __name__ == '__main__':

@@ -163,6 +163,9 @@ def parse(rule: str) -> tuple[str, dict[str, object]]:
 def train(runs: Iterable[Run], data_dir: str | None) -> None:
   """Trains what is not there yet; the errors of `bioprop.training.run`, but for divergence.
 
+  A run that diverged is noted in its directory's diverged.txt and not tried again; delete the file
+  to do so.
+
   Raises:
     WorkdirError: also if a directory holds a run of another configuration.
   """

@@ -54,8 +54,8 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
       text is held out from its end, whatever the seed.
 
   Returns:
-    The dataset: images uint8 [n, height, width, channels], labels int32 [n]; or characters uint8
-    [n, T], labels int32 [n, T].
+    The dataset: images uint8 [n, height, width, channels], labels int32 [n]; or sequences uint8
+    [n, T] (characters, bits), labels int32 [n, T].
 
   Raises:
     DataError: no dataset has this name, or it is not prepared and cannot be, or it has no integer

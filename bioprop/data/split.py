@@ -10,9 +10,10 @@ class Split(NamedTuple):
   """Some labelled examples.
 
   Attributes:
-    images: uint8 [n, height, width, channels], raw pixel values; or uint8 [n, T], windows of
-      character ids.
-    labels: int32 [n], class numbers from 0; or int32 [n, T], the next character at each position.
+    images: uint8 [n, height, width, channels], raw pixel values; or uint8 [n, T], sequences:
+      windows of character ids, or bits.
+    labels: int32 [n], class numbers from 0; or int32 [n, T], one at each position: the next
+      character, or which quantity is to be predicted.
   """
   images: np.ndarray
   labels: np.ndarray

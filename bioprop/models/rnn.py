@@ -36,10 +36,16 @@ class RNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps x [n, T] or [n, T, c], numbers at each time, to outputs [n, T, classes]."""
+    """Maps x [n, T] or [n, T, c], numbers at each time, to outputs [n, T, classes].
+
+    Raises:
+      ValueError: if x has other axes.
+    """
     del train  # The same in training and evaluation.
     phi = getattr(nn, self.activation) if isinstance(self.activation, str) else self.activation
     how = Parametrization(self.parametrization, self.gamma0)
+    if x.ndim not in (2, 3):
+      raise ValueError(f'the rnn reads sequences [n, T] or [n, T, c], and was given {x.shape}.')
     x = x if x.ndim == 3 else x[..., None]
     wide = jnp.issubdtype(x.dtype, jnp.inexact) and jnp.finfo(x.dtype).bits >= 32
     x = x if wide else x.astype(jnp.float32)  # The parameters' own type.

@@ -28,6 +28,7 @@ def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, j
   streams = {name: jax.random.key(0) for name in ('params', FEEDBACK, 'dropout')}
   own = lambda one: jax.eval_shape(lambda *args: one.init(streams, *args, **kwargs), *sample)
   names = set(_by_path(own(plain_model(model))['params']))
+  keys = _keys(own(model)['params'])
   expected = {**own(model), **({} if bound is None else {FEEDBACK: bound})}
 
   def split(variables):
@@ -40,7 +41,7 @@ def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, j
 
   def joined(params, others):
     rest = {k: v for k, v in others.items() if k != 'learned'}
-    return {**rest, 'params': _nested({**params, **others['learned']})}
+    return {**rest, 'params': _nested(keys, {**params, **others['learned']})}
 
   def plain(params, others, inputs):
     variables = {k: v for k, v in joined(params, others).items() if k != FEEDBACK}
@@ -56,21 +57,24 @@ def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, j
   rule_at = lambda label: choice.rule_for(label.removesuffix('.attend'))
   return PlugNetwork(
       plain, acting, rules, bool(whole and whole.own_forward),
-      lambda label: choice is None or whole is None and rule_at(label).multiplies, split)
+      lambda label: choice is None or whole is None and rule_at(label).multiplies,
+      lambda path: path, model._plug.output if choice else None, split)
 
 
-def _by_path(tree: Mapping[str, Any], at: str = '') -> dict[str, Any]:
-  found = {}
-  for name, value in nn.meta.unbox(tree).items():
-    inner = f'{at}{name}'
-    found.update(_by_path(value, f'{inner}/') if isinstance(value, Mapping) else {inner: value})
-  return found
+def _keys(tree: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+  """The keys on the way to each leaf, by path; a name may hold a slash itself (nn.WeightNorm)."""
+  flat = jax.tree_util.tree_flatten_with_path(nn.meta.unbox(tree))[0]
+  return {'/'.join(keys): keys for keys in (tuple(entry.key for entry in at) for at, _ in flat)}
 
 
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def _by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
+  return dict(zip(_keys(tree), jax.tree.leaves(nn.meta.unbox(tree))))
+
+
+def _nested(keys: Mapping[str, tuple[str, ...]], leaves: Mapping[str, Any]) -> dict[str, Any]:
   tree: dict[str, Any] = {}
   for path, leaf in leaves.items():
-    *parents, name = path.split('/')
+    *parents, name = keys[path]
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})

@@ -43,7 +43,8 @@ def mark_output(y: Array, label: str) -> Array:
 
 def mark_weights(params: Params, weights: Sequence[str], path: str) -> Params:
   """Names an op's weights."""
-  return {name: checkpoint_name(w, f'{_WEIGHT}{path}/{name}') if name in weights else w
+  at = f'{path}/' if path else ''  # The layer may be the whole model.
+  return {name: checkpoint_name(w, f'{_WEIGHT}{at}{name}') if name in weights else w
           for name, w in params.items()}
 
 

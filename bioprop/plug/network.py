@@ -3,6 +3,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bioprop.plug.output import Where
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, PyTree
 
@@ -21,6 +22,9 @@ class PlugNetwork:
     own_forward: its rule has a forward pass of its own, and exact gradients.
     multiplies: whether the rule of the layer with this label always multiplies the layer's input
       with the cotangent.
+    canonical: the path in the parameters of a weight that a layer calls by its own path: the same,
+      unless layers share it.
+    output: which of the model's outputs is its output, as it was plugged.
     split: maps the model's variables to (params, others), the parameters of the plain model by path
       and a tree of all else; raises MeasureError if they are not.
   """
@@ -29,5 +33,6 @@ class PlugNetwork:
   rules: tuple[AnyRule, ...]
   own_forward: bool
   multiplies: Callable[[str], bool]
+  canonical: Callable[[str], str]
+  output: Where
   split: Callable[[Any], tuple[dict[str, Array], PyTree]]
-

@@ -11,7 +11,7 @@ from bioprop.plug.marks import marked
 from bioprop.plug.network import PlugNetwork
 from bioprop.plug.nnx import uninstall, watchable
 from bioprop.plug.nnx_layer import PLAN, Watcher, watching
-from bioprop.plug.nnx_run import let_watch
+from bioprop.plug.nnx_run import OUTPUT, let_watch
 
 
 def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, jax.Array],
@@ -21,10 +21,13 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
   Args:
     model: the model.
     sample: shapes of its inputs; unused, as the model is made already.
-    rngs: unused: NNX models hold their own streams.
+    rngs: none, as NNX models hold their own streams.
     kwargs: its keyword arguments.
   """
-  del sample, rngs
+  del sample
+  if rngs:
+    raise MeasureError('NNX models hold their own random streams, and take no rngs: leave rngs '
+                       'out, or reseed the model\'s.')
   bare = uninstall(nnx.clone(model))
   graphs = {'plain': nnx.split(bare, graph=True), 'acting': nnx.split(model, graph=True)}
   templates = {name: nnx.to_flat_state(state) for name, (_, state) in graphs.items()}
@@ -34,17 +37,19 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
     if not isinstance(variables, nnx.Module) or nnx.graphdef(variables, graph=True) != (
         graphs['acting'][0]):
       raise MeasureError(
-          'the derivatives of an NNX model are taken at the model itself, with the rule that it '
-          'had when they were prepared: bioprop.jacobians(model, x).true(model).')
-    values = {_name(path): variable.get_raw_value()
-              for path, variable in nnx.to_flat_state(nnx.state(variables, graph=True))}
+          'the derivatives of an NNX model are taken at the model itself, as it was when they were '
+          'prepared: bioprop.jacobians(model, x).true(model). This is another object, or its rule, '
+          'its mode (train(), eval()) or another static attribute has changed: prepare again.')
+    values = {_name(path): leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
+              for path, leaf in nnx.to_flat_state(nnx.state(variables, graph=True))}
     return ({name: values[name] for name in sorted(names)},
             {name: value for name, value in values.items() if name not in names})
 
   def merged(kind, params, others):
     values = {**params, **others}
-    state = nnx.from_flat_state([(path, variable.replace(values[_name(path)]))
-                                 for path, variable in templates[kind]])
+    of = lambda leaf, value: leaf.replace(value) if isinstance(leaf, nnx.Variable) else value
+    state = nnx.from_flat_state([(path, of(leaf, values[_name(path)]))
+                                 for path, leaf in templates[kind]])
     return nnx.merge(graphs[kind][0], state)
 
   def plain(params, others, inputs):
@@ -62,17 +67,28 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
     with marked():
       return merged('acting', params, others)(*inputs, **kwargs)
 
+  shared = _shared(bare)
   plans = {plan.path: plan.rule for _, node in nnx.iter_graph(model, graph=True)
            if isinstance(node, nnx.Module) and (plan := getattr(node, PLAN, None)) is not None}
   whole = vars(model).get(nnx_whole.RULE)
   rules = (whole,) if whole is not None else tuple(plans.values())
 
   def multiplies(label):
-    layer = max((path for path in plans if label.startswith(path)), key=len, default=None)
+    inside = lambda path: f'{label}/'.startswith((f'{path}/', f'{path}.'))
+    layer = max((path for path in plans if inside(path)), key=len, default=None)
     return not rules or whole is None and layer is not None and plans[layer].multiplies
 
   return PlugNetwork(plain, acting, rules, whole is not None and whole.own_forward, multiplies,
-                     split)
+                     lambda path: shared.get(path, path), vars(model).get(OUTPUT), split)
+
+
+def _shared(model: nnx.Module) -> dict[str, str]:
+  """The path in the state of every parameter, by each of its paths."""
+  first: dict[int, str] = {id(node): _name(path) for path, node in nnx.iter_graph(model, graph=True)
+                           if isinstance(node, nnx.Variable)}
+  return {_name((*path, name)): first[id(value)]
+          for path, node in nnx.iter_graph(model, graph=True) if isinstance(node, nnx.Module)
+          for name, value in vars(node).items() if id(value) in first}
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -20,6 +20,7 @@ class TracedOp(NamedTuple):
       it: in a stack of layers that a scan runs, of one layer.
     x, y: shape and dtype of the op's input and output.
     inputs: the variables of the weights, in their order, and that of x.
+    constants: the values of what the model captured, by variable.
     output: the variable of the output.
     equations: what leads from the one to the other.
   """
@@ -28,6 +29,7 @@ class TracedOp(NamedTuple):
   x: jax.ShapeDtypeStruct
   y: jax.ShapeDtypeStruct
   inputs: tuple[core.Var, ...]
+  constants: Mapping[core.Var, Array]
   output: core.Var
   equations: tuple[core.JaxprEqn, ...]
 
@@ -39,15 +41,15 @@ class TracedOp(NamedTuple):
       x: an input, shaped like the op's.
     """
     values = [weights[path] for path in self.weights]
-    return self._run([*values, x]) - self._run([*values, jnp.zeros_like(x)])
+    return jax.jvp(lambda x: self._run([*values, x]), (x,), (x,))[1]
 
   def _run(self, arrays):
-    known = dict(zip(self.inputs, arrays))
+    known = {**self.constants, **dict(zip(self.inputs, arrays))}
 
     def read(atom):
       if isinstance(atom, core.Literal):
         return atom.val
-      # Biases and masks of ones; `linear` takes away what does not depend on x.
+      # Of other parameters: biases, which `linear` takes away, and masks of NNX layers, as ones.
       return known.get(atom, jnp.ones(atom.aval.shape, atom.aval.dtype))
 
     for eqn in self.equations:
@@ -57,7 +59,7 @@ class TracedOp(NamedTuple):
 
 def traced_calls(closed: core.ClosedJaxpr) -> Iterator[TracedOp]:
   """Every call of an op in a model's jaxpr, in loops and branches too; see `traced_ops`."""
-  yield from _ops(closed.jaxpr)
+  yield from _ops(closed)
 
 
 def traced_ops(closed: core.ClosedJaxpr) -> dict[str, TracedOp]:
@@ -72,17 +74,18 @@ def traced_ops(closed: core.ClosedJaxpr) -> dict[str, TracedOp]:
   return found
 
 
-def _ops(jaxpr: core.Jaxpr) -> Iterator[TracedOp]:
+def _ops(closed: core.ClosedJaxpr) -> Iterator[TracedOp]:
+  jaxpr, constants = closed.jaxpr, dict(zip(closed.jaxpr.constvars, closed.consts))
   makers = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
   for eqn in jaxpr.eqns:
     label = marks.output_of(eqn.primitive, eqn.params)
     if label is not None:
-      yield _cut(jaxpr, makers, eqn.invars[0], label)
+      yield _cut(jaxpr, makers, constants, eqn.invars[0], label)
     for body in bodies_of(eqn):
-      yield from _ops(body.jaxpr)
+      yield from _ops(body)
 
 
-def _cut(jaxpr, makers, output, label) -> TracedOp:
+def _cut(jaxpr, makers, constants, output, label) -> TracedOp:
   """What lies between an op's output and its marked input and weights."""
   weights, x, needed = {}, None, set()
   waiting = [output]
@@ -101,5 +104,5 @@ def _cut(jaxpr, makers, output, label) -> TracedOp:
       waiting += eqn.invars
   shape = lambda var: jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
   return TracedOp(label, {path: shape(var) for path, var in weights.items()}, shape(x),
-                  shape(output), (*weights.values(), x), output,
+                  shape(output), (*weights.values(), x), constants, output,
                   tuple(eqn for eqn in jaxpr.eqns if id(eqn) in needed))

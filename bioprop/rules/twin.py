@@ -116,14 +116,14 @@ def _equation(eqn: core.JaxprEqn, ins: list[Value], same_time: bool,
   body = body_of(eqn)
   if name in JITS:
     return evaluate(body.jaxpr, body.consts, ins, same_time, muted)
+  if name in REMATS:
+    return _remat(eqn, body, ins, same_time, muted)
   if any(muted) and kind & Kind.INPUT:
     ins = [dataclasses.replace(v, now=stop(v.now)) if v.kind is Kind.PARAMETER else v for v in ins]
   if name == 'scan':
     return _scan(eqn, ins, same_time)
   if name == 'cond' and not ins[0].kind & Kind.PARAMETER:
     return _switch(eqn, ins, same_time)
-  if name in REMATS:
-    return _remat(eqn, body, ins, same_time)
   if kind is Kind.PARAMETER:
     return [Value(kind, now, twin) for now, twin in zip(*_both(eqn, ins))]
   if not any(value.kind is Kind.PARAMETER for value in ins):
@@ -182,8 +182,8 @@ class _Body:
 
 
 def _remat(eqn: core.JaxprEqn, closed: core.ClosedJaxpr, ins: list[Value],
-           same_time: bool) -> list[Value]:
-  body = _Body(closed, [value.kind for value in ins], same_time)
+           same_time: bool, muted: Sequence[bool]) -> list[Value]:
+  body = _Body(closed, [value.kind for value in ins], same_time, muted=muted)
   outs = jax.checkpoint(body, prevent_cse=eqn.params['prevent_cse'],
                         policy=eqn.params['policy'])(_flat(ins))
   return _values(body.kinds, outs)

@@ -73,6 +73,9 @@ class Trainer:
     if data.values is not None and config.model == 'transformer':
       raise ConfigError(f'{config.dataset} gives quantities to predict, and the transformer '
                         'predicts tokens of the kinds that it reads. Type --config.model=rnn.')
+    if data.mean is None and data.values is None and config.model == 'rnn':
+      raise ConfigError(f'the rnn reads numbers, and {config.dataset} is a text, whose characters '
+                        'are none. Type --config.model=transformer.')
     self._made_from = f'{config.model} with {config_lib.chosen(config.model_options) or "defaults"}'
     self.steps = examples // config.batch_size
     model = _make_model(config, data.num_classes if data.values is None else 1)

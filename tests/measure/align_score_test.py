@@ -38,7 +38,11 @@ def test_dense_layers_are_exact():
     change, shadow = changes(model, x)
     got = alignment_scores(bioprop.layers(model, x), change, shadow, key=KEY)
   assert list(got) == ['Dense_0', 'Dense_1', 'Dense_2']
+  with jax.numpy_dtype_promotion('standard'):
+    tiny = jax.tree.map(lambda w: 1e-9 * w, change)  # A wide network's weights hardly move.
+    small = alignment_scores(bioprop.layers(model, x), tiny, shadow, key=KEY)
   for name, value in got.items():
+    np.testing.assert_allclose(small[name].score, value.score, rtol=1e-10)
     want = cosine(*(np.asarray(tree[name]['kernel']) for tree in (change, shadow)))
     np.testing.assert_allclose(value.score, want, rtol=1e-10)
     assert abs(value.control - want) > 1e-3

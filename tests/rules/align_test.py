@@ -290,9 +290,9 @@ def test_no_retrace():
   assert len(traces) == 1
 
 
-@pytest.mark.parametrize('inside', [False, True])
+@pytest.mark.parametrize('inside, remat', [(False, False), (True, False), (True, True)])
 @pytest.mark.usefixtures('x64')
-def test_without_the_same_time_error(inside):
+def test_without_the_same_time_error(inside, remat):
   """As in the authors' code: a step's weights hear of later steps through the state alone.
 
   Written out as a Python loop at initialisation, where the twin is the network itself: the readout
@@ -322,7 +322,7 @@ def test_without_the_same_time_error(inside):
 
     @nn.compact
     def __call__(self, x):
-      out = nn.RNN(Cell(name='cell'))(x)
+      out = nn.RNN((nn.remat(Cell) if remat else Cell)(name='cell'))(x)
       return out if inside else nn.Dense(1, use_bias=False, name='out',
                                          param_dtype=jnp.float64)(out)
 
