@@ -69,7 +69,8 @@ def test_tables_and_lazy_init(tools):
   assert 'feedback' in table and 'hidden' in table
   assert 'hidden' in nn.tabulate(model, jax.random.key(0))(tools.x)
   lazy = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((4, 6), jnp.float32))
-  jax.tree.map(np.testing.assert_array_equal, lazy, model.init(jax.random.key(0), tools.x))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),  # Compiled, and not.
+               lazy, model.init(jax.random.key(0), tools.x))
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'kp'])

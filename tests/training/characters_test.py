@@ -134,7 +134,7 @@ def test_a_run_reports_means_over_positions(config):
 
 
 @pytest.mark.parametrize('values, words', [
-    ({'augment': 'shift_flip'}, "'shift_flip'.*text.*--config.augment=none"),
+    ({'augment': 'shift_flip'}, "'shift_flip'.*sequences.*--config.augment=none"),
     ({'model': 'mlp'}, r'outputs \[4\].*labels \[6\].*--config.model=transformer'),
     ({'model': 'lenet'}, r'cannot be built on inputs \[6\]'),
 ])
