@@ -11,7 +11,8 @@ batches of 100. The learning rate 1 is 5 in units of the paper, whose loss is a 
 squares without the half. Other than there: 2 epochs in place of 100, which two CPU cores can do;
 images are standardised.
 
-Results: docs/results/align.md.
+Tried at width 16 only: test accuracies 46.91 % by bp and 26.29 % by fa (seed 0), in a minute each
+on two cores.
 """
 from bioprop.training import base
 

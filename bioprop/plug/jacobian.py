@@ -52,9 +52,6 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
       differentiated under the same draw.
     **kwargs: the model's keyword arguments. Say train=False where it matters: under batch
       statistics no sample has an output of its own.
-
-  Raises:
-    OutputError: if the model's output is not one array.
   """
   alone = _batch_of(1, sample)
   package = nnx_network if isinstance(model, nnx.Module) else linen_network
@@ -78,7 +75,8 @@ class Jacobians:
     """Maps samples to the derivatives of their outputs.
 
     Raises:
-      MeasureError: if the variables are not the model's.
+      MeasureError: if the variables are not the model's, or a sample's output depends on others.
+      OutputError: if the model's output is not one array.
     """
     return self._at(variables)[0]
 
@@ -86,7 +84,8 @@ class Jacobians:
     """Maps samples to what the rule takes for the derivatives.
 
     Raises:
-      MeasureError: if the variables are not the model's, or the rule is not linear in the error.
+      MeasureError: as `true`, and if the rule is not linear in the error.
+      OutputError: as `true`.
     """
     pseudo = self._at(variables)[1]
     if not self._linear:
@@ -104,7 +103,7 @@ class Jacobians:
     An error is the gradient of the sample's own loss in its output, shaped like the output.
 
     Raises:
-      MeasureError: if the variables are not the model's.
+      MeasureError, OutputError: as `true`.
     """
     return self._at(variables)[2]
 
@@ -313,8 +312,7 @@ def _product(op: TracedOp, path: str, canonical: str, shape: tuple[int, ...]) ->
     zeros = jnp.zeros(shape, op.weights[path].dtype)
     got = jax.vjp(lambda w: op.linear({path: w}, a), zeros)[1](g)[0].astype(jnp.float32)
     want = jnp.outer(a.reshape(-1), g.reshape(-1)).astype(jnp.float32)
-    far = 0.02 * jnp.max(jnp.abs(want))  # More than bfloat16 rounds, less than anything else is.
-    same = lambda matrix: bool(jnp.max(jnp.abs(got - matrix.reshape(shape))) < far)
+    same = lambda matrix: bool(_distance(got, matrix.reshape(shape)) < _TOLERANCE)
     if same(want):
       return _Product(canonical, op.y, (inputs, outputs), False)
     return _Product(canonical, op.y, (outputs, inputs), True) if same(want.T) else None
