@@ -9,38 +9,27 @@ the parameters, and J~ what the rule takes for it: row c is the pseudogradient t
 output c gives (Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 3). Under backprop J~ = J, and
 K is the empirical NTK (Jacot, Gabriel & Hongler 2018, arXiv 1806.07572); under other rules K need
 not be symmetric. A layer that sees one vector a of each sample, and the cotangent g_c of output c,
-has the Jacobian g_c a^T, so that
+has the Jacobian a g_c^T, so that
 
   K_cd(x, x') = (a . a') (g_c . g~'_d)
 
-and the Jacobian, which is as large as the parameters, is never formed.
+and the Jacobian, which is as large as the parameters, is never formed. Layers that see several
+vectors of a sample, convolutions above all, are contracted as `bioprop.measure.contraction` says.
 """
 import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
+from bioprop.measure.contraction import contract, inner
+from bioprop.measure.jacobian import Differentiate, Jacobian, summed
 from bioprop.typing import Array, PyTree
 
-
-class Jacobian(NamedTuple):
-  """The derivatives of each sample's outputs [C] in the parameters, by the parameter's path.
-
-  Attributes:
-    outer: factors of those that are outer products, a [n, K] and g [n, C, O].
-    full: the others, [n, C, p], p the parameter's size; a matrix [K, O] in this order where the
-      other Jacobian has factors.
-  """
-  outer: Mapping[str, tuple[Array, Array]]
-  full: Mapping[str, Array]
-
-
-# Maps samples [n, ...] to their Jacobian.
-Differentiate = Callable[[PyTree], Jacobian]
+_PARTS = 4  # Of a symmetric kernel's rows: five eighths of it are computed.
 
 
 def entk(
@@ -52,8 +41,11 @@ def entk(
     trace: bool = False,
     per_layer: bool = False,
     block: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Array | dict[str, Array]:
   """Computes the effective eNTK of a network under a rule.
+
+  Where `pseudo` is `true` and there is no x2, only a triangle of the kernel is computed.
 
   Args:
     true: gives the Jacobian.
@@ -63,6 +55,7 @@ def entk(
     trace: sum over the outputs, K_cc.
     per_layer: one kernel for each parameter, which the layer's path names, and not their sum.
     block: at most so many samples' derivatives are held at once, of x and of x2; None: all.
+    devices: share the samples; the kernel's rows stay on them. None: the default device.
 
   Returns:
     K [n, n', C, C], or [n, n'] under `trace`; by parameter path if `per_layer`. The last axis has
@@ -73,15 +66,49 @@ def entk(
   """
   if block is not None and block < 1:
     raise MeasureError(f'block is {block}, and must be at least 1, or None for all samples.')
-  x2 = x if x2 is None else x2
-  rows, columns = _blocks(x, block), _blocks(x2, block)
   true, pseudo = (f if isinstance(f, Partial) else Partial(f) for f in (true, pseudo))
+  symmetric = x2 is None and _same(true, pseudo)
+  rows = _blocks(x, block)
+  columns = rows if x2 is None else _blocks(x2, block)
+  how = trace, per_layer
+  if devices is not None:
+    tile = functools.partial(_tile_on, tuple(devices), *how, true, pseudo)
+    return _joined([_joined([tile(row, column) for column in columns], 1) for row in rows], 0)
+  if symmetric and len(rows) == 1:
+    return _triangle(*how, _call(true, x))
   lines = []
-  for row in rows:
+  for i, row in enumerate(rows):
     left = _call(true, row)
-    lines.append(_joined([_contract(trace, per_layer, left, _call(pseudo, column))
-                          for column in columns], 1))
-  return _joined(lines, 0)
+    lines.append([
+        jax.tree.map(_mirrored, lines[j][i]) if symmetric and j < i else
+        _contract(*how, left, left if symmetric and i == j else _call(pseudo, column))
+        for j, column in enumerate(columns)])
+  return _joined([_joined(line, 1) for line in lines], 0)
+
+
+def ntk(true: Differentiate, x: PyTree, x2: PyTree | None = None,
+        **options) -> Array | dict[str, Array]:
+  """Computes the empirical NTK, the case of backprop: `entk` of the Jacobian with itself.
+
+  Args:
+    true: gives the Jacobian.
+    x, x2: samples.
+    **options: of `entk`.
+
+  Returns:
+    As `entk`.
+
+  Raises:
+    MeasureError: as `entk`.
+  """
+  true = true if isinstance(true, Partial) else Partial(true)
+  return entk(true, true, x, x2, **options)
+
+
+def _same(true: Partial, pseudo: Partial) -> bool:
+  """Whether two functions are one, of the same arrays."""
+  (own, own_tree), (other, other_tree) = jax.tree.flatten(true), jax.tree.flatten(pseudo)
+  return own_tree == other_tree and all(a is b for a, b in zip(own, other))
 
 
 def _blocks(x: PyTree, block: int | None) -> list[PyTree]:
@@ -90,14 +117,22 @@ def _blocks(x: PyTree, block: int | None) -> list[PyTree]:
     raise MeasureError(f'the samples are to be arrays [n, ...] of one n > 0, and have n of '
                        f'{sorted(count)}.')
   n = count.pop()
-  size = min(block or n, n)
-  part = lambda at: jax.tree.map(lambda leaf: leaf[at:at + size], x)
-  return [part(at) for at in range(0, n, size)]
+  return _split(x, n, min(block or n, n))
+
+
+def _split(tree: PyTree, n: int, size: int) -> list[PyTree]:
+  part = lambda at: jax.tree.map(lambda leaf: leaf[at:at + size], tree)
+  return [tree] if size == n else [part(at) for at in range(0, n, size)]
 
 
 def _joined(parts, axis: int):
   return parts[0] if len(parts) == 1 else jax.tree.map(
       lambda *leaves: jnp.concatenate(leaves, axis), *parts)
+
+
+def _mirrored(kernel: Array) -> Array:
+  """K(x', x) of K(x, x'), where the kernel is symmetric."""
+  return kernel.swapaxes(0, 1) if kernel.ndim == 2 else kernel.transpose(1, 0, 3, 2)
 
 
 @jax.jit
@@ -108,34 +143,67 @@ def _call(function, x):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _contract(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
-  """One block of the kernel."""
+  return _tile(trace, per_layer, left, right)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _triangle(trace: bool, per_layer: bool, jacobian: Jacobian):
+  """The kernel of one set of samples with itself, from its upper triangle of tiles."""
+  n = len(jax.tree.leaves(jacobian)[0])
+  parts = _split(jacobian, n, -(-n // _PARTS))
+  lines = []
+  for i, left in enumerate(parts):
+    lines.append([jax.tree.map(_mirrored, lines[j][i]) if j < i else
+                  _tile(trace, per_layer, left, right) for j, right in enumerate(parts)])
+  return _joined([_joined(line, 1) for line in lines], 0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _tile_on(devices, trace, per_layer, true, pseudo, row, column):
+  """One block of the kernel, its rows divided over devices."""
+
+  def own(true, pseudo, row, column):
+    everywhere = lambda leaf: jax.lax.all_gather(leaf, 'samples', tiled=True)
+    return _tile(trace, per_layer, true(row), jax.tree.map(everywhere, pseudo(column)))
+
+  shared, divided = PartitionSpec(), PartitionSpec('samples')
+  run = jax.shard_map(own, mesh=Mesh(devices, ('samples',)),
+                      in_specs=(shared, shared, divided, divided), out_specs=divided)
+  filled = lambda tree: jax.tree.map(lambda leaf: _filled(leaf, len(devices)), tree)
+  n, m = (len(jax.tree.leaves(tree)[0]) for tree in (row, column))
+  kernel = run(true, pseudo, filled(row), filled(column))
+  return jax.tree.map(lambda leaf: leaf[:n, :m], kernel)
+
+
+def _filled(leaf: Array, devices: int) -> Array:
+  """As many samples as devices can share evenly; the last is repeated."""
+  fill = -len(leaf) % devices
+  return jnp.concatenate([leaf, *[leaf[-1:]] * fill]) if fill else leaf
+
+
+@jax.default_matmul_precision('highest')  # Accelerators would round as in TensorFloat-32.
+def _tile(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
+  """The kernel between two sets of samples, whose derivatives are given."""
+  # A bias is a weight that multiplies 1: where only the sum is wanted, a column of its input.
+  joint = set() if per_layer else set(left.biases) & set(right.biases)
+  widened = {weight for _, weight in joint}
   kernels = {}
-  for path, (a, g) in left.outer.items():
-    if path in right.full:
-      kernels[path] = _through(trace, a, g, right.full[path])
-      continue
-    b, h = right.outer[path]
-    inputs, outputs = a @ b.T, _inner(trace, g, h)
-    kernels[path] = outputs * inputs.reshape(inputs.shape + (1,) * (outputs.ndim - 2))
+  for path, factors in left.outer.items():
+    own = lambda factors, path=path: _widened(factors) if path in widened else factors
+    other = own(right.outer[path]) if path in right.outer else right.full[path]
+    kernels[path] = contract(own(factors), other, trace)
   for path, j in left.full.items():
-    kernels[path] = _inner(trace, j, right.full[path])
+    kernels[path] = inner(j, right.full[path], trace)
+  of_biases = dict(right.biases)
+  for path, weight in sorted(set(left.biases) - joint):
+    other = (summed(right.outer[of_biases[path]][1]) if path in of_biases else right.full[path])
+    kernels[path] = inner(summed(left.outer[weight][1]), other, trace)
+  in_order = lambda kernel: kernel if trace else kernel.swapaxes(1, 2)
   if per_layer:
-    return kernels
-  return functools.reduce(jnp.add, kernels.values())
+    return jax.tree.map(in_order, kernels)
+  return in_order(functools.reduce(jnp.add, kernels.values()))
 
 
-def _inner(trace: bool, g: Array, h: Array) -> Array:
-  """Inner products of [n, C, p] and [n', C, p]: [n, n', C, C], or their trace [n, n']."""
-  if trace:
-    return g.reshape(len(g), -1) @ h.reshape(len(h), -1).T
-  return jnp.einsum('ncp,mdp->nmcd', g, h)
-
-
-def _through(trace: bool, a: Array, g: Array, matrices: Array) -> Array:
-  """Of factors a [n, K], g [n, C, O] and matrices [n', C', K O], one sample of n' at a time."""
-
-  def column(matrix):
-    out = jnp.einsum('nk,dko->ndo', a, matrix.reshape(-1, a.shape[1], g.shape[2]))
-    return jnp.einsum('nco,nco->n' if trace else 'nco,ndo->ncd', g, out)
-
-  return jnp.moveaxis(jax.lax.map(column, matrices), 0, 1)
+def _widened(factors):
+  a, g = factors
+  return jnp.concatenate([a, jnp.ones((*a.shape[:2], 1), a.dtype)], 2), g

@@ -56,7 +56,8 @@ def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, j
   rules = (whole,) if whole else tuple(rule for _, rule in choice.rows) if choice else ()
   rule_at = lambda label: choice.rule_for(label.removesuffix('.attend'))
   return PlugNetwork(
-      plain, acting, rules, bool(whole and whole.own_forward),
+      plain, acting, rules, whole is None and all(rule.exact for rule in rules),
+      bool(whole and whole.own_forward),
       lambda label: choice is None or whole is None and rule_at(label).multiplies,
       lambda path: path, model._plug.output if choice else None, split)
 

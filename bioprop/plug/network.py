@@ -19,6 +19,7 @@ class PlugNetwork:
     plain: runs the model by no rule.
     acting: runs it under its rule.
     rules: all rules that act in it.
+    exact: all its rules are backprop, or there are none.
     own_forward: its rule has a forward pass of its own, and exact gradients.
     multiplies: whether the rule of the layer with this label always multiplies the layer's input
       with the cotangent.
@@ -31,6 +32,7 @@ class PlugNetwork:
   plain: Run
   acting: Run
   rules: tuple[AnyRule, ...]
+  exact: bool
   own_forward: bool
   multiplies: Callable[[str], bool]
   canonical: Callable[[str], str]

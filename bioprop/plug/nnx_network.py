@@ -78,8 +78,10 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
     layer = max((path for path in plans if inside(path)), key=len, default=None)
     return not rules or whole is None and layer is not None and plans[layer].multiplies
 
-  return PlugNetwork(plain, acting, rules, whole is not None and whole.own_forward, multiplies,
-                     lambda path: shared.get(path, path), vars(model).get(OUTPUT), split)
+  return PlugNetwork(
+      plain, acting, rules, whole is None and all(rule.exact for rule in rules),
+      whole is not None and whole.own_forward, multiplies, lambda path: shared.get(path, path),
+      vars(model).get(OUTPUT), split)
 
 
 def _shared(model: nnx.Module) -> dict[str, str]:

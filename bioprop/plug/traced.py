@@ -41,9 +41,16 @@ class TracedOp(NamedTuple):
       x: an input, shaped like the op's.
     """
     values = [weights[path] for path in self.weights]
-    return jax.jvp(lambda x: self._run([*values, x]), (x,), (x,))[1]
+    if not jnp.issubdtype(x.dtype, jnp.inexact):  # Tokens, which choose rows.
+      return self._run([*values, x], self.output)
+    return jax.jvp(lambda x: self._run([*values, x], self.output), (x,), (x,))[1]
 
-  def _run(self, arrays):
+  def value(self, var: core.Var, x: Array) -> Array:
+    """What becomes of an input on the way, at a variable that depends on no weight."""
+    ones = [jnp.ones(w.shape, w.dtype) for w in self.weights.values()]
+    return self._run([*ones, x], var)
+
+  def _run(self, arrays, result):
     known = {**self.constants, **dict(zip(self.inputs, arrays))}
 
     def read(atom):
@@ -54,7 +61,7 @@ class TracedOp(NamedTuple):
 
     for eqn in self.equations:
       known.update(zip(eqn.outvars, bind(eqn, [read(atom) for atom in eqn.invars])))
-    return read(self.output)
+    return read(result)
 
 
 def traced_calls(closed: core.ClosedJaxpr) -> Iterator[TracedOp]:

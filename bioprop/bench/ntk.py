@@ -1,0 +1,168 @@
+r"""Time of the effective eNTK, beside neural-tangents and beside the product that it is made of.
+
+    python -m bioprop.bench.ntk [--json=FILE] [--networks=mlp,cnn] [--rounds=5] [--peer=PYTHON]
+
+The MLP is 784-1024-1024-1024-10, on 128 and on 512 samples; the convolutional network has three
+layers of 3x3 on 32x32 images, 64 samples. Kernels are full, [n, n, 10, 10], and traced over the
+outputs. All are measured in turns, round after round; figures are medians over rounds, and ratios
+medians of ratios within a round.
+
+  floor  the products of the cotangents of all hidden layers, [n C, O] with [O, n C], or [n, C O]
+         with [C O, n] under the trace: no kernel of the MLP is made without them
+  ntk    the kernel of backprop, which is symmetric: `measure.ntk`
+  entk   that of feedback alignment, which is not: `measure.entk`
+  peer   neural-tangents: its fastest implementation in each case, of NTK-vector products and
+         structured derivatives (its default, Jacobian contraction, is hundreds of times slower)
+
+neural-tangents 0.6.5 runs on old versions of jax only, and so in a process of its own:
+
+    python3.11 -m venv peer
+    peer/bin/pip install neural-tangents==0.6.5 jax==0.4.25 jaxlib==0.4.25 'numpy<2' 'scipy<1.13'
+    python -m bioprop.bench.ntk --peer=peer/bin/python
+"""
+import json
+import pathlib
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+from absl import app, flags, logging
+
+import bioprop
+from bioprop import measure
+from bioprop.models import MLP
+
+CASES = {'mlp': (128, 512), 'cnn': (64,)}  # Samples, by network.
+_HIDDEN = {'mlp': (1024, 1024, 1024)}
+_PEER = pathlib.Path(__file__).with_name('ntk_peer.py')
+_IMPLEMENTATIONS = {'NTK-vector products': 2, 'structured derivatives': 3}
+
+_NETWORKS = flags.DEFINE_list('networks', list(CASES), f'Of {", ".join(CASES)}.')
+_JSON = flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds of each case.', lower_bound=1)
+_PYTHON = flags.DEFINE_string('peer', None, 'Python of an environment with neural-tangents.')
+
+
+class ConvNet(nn.Module):
+  """Three convolutions of ReLUs, two of stride 2, and the mean over locations: as in ntk_peer."""
+
+  @nn.compact
+  def __call__(self, x):
+    for features, strides in ((32, 1), (64, 2), (64, 2)):
+      x = nn.relu(nn.Conv(features, (3, 3), strides=strides)(x))
+    return nn.Dense(10)(x.mean((1, 2)))
+
+
+class Peer:
+  """neural-tangents in a process of its own."""
+
+  def __init__(self, python: str):
+    self._process = subprocess.Popen(  # pylint: disable=consider-using-with
+        [python, str(_PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True)
+
+  def seconds(self, **case) -> float:
+    """Time of one call, after the first.
+
+    Raises:
+      UsageError: if the process ended: neural-tangents cannot be imported there.
+    """
+    try:
+      self._process.stdin.write(json.dumps(case) + '\n')
+      self._process.stdin.flush()
+      return json.loads(self._process.stdout.readline())['seconds']
+    except (BrokenPipeError, ValueError):
+      raise app.UsageError(
+          f'{self._process.args[0]} {_PEER.name} ended: does it have neural-tangents 0.6.5 and '
+          f'jax 0.4.25? See the top of bioprop/bench/ntk.py.') from None
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def measured(network: str, n: int, trace: bool, rounds: int, peer: Peer | None) -> list[dict]:
+  """Times one case.
+
+  Args:
+    network: a key of `CASES`.
+    n: samples.
+    trace: over the outputs.
+    rounds: how many times each gets its turn.
+    peer: neural-tangents, if it is there.
+
+  Returns:
+    A row for each: network, n, kernel, what, ms, and over_ntk, the ratio to `ntk`.
+  """
+  timed: dict[str, Callable[[], float]] = {
+      what: _timer(call) for what, call in _calls(network, n, trace).items()}
+  if peer is not None:
+    case = {'network': network, 'n': n, 'trace': trace}
+    once = {name: peer.seconds(**case, implementation=number)
+            for name, number in _IMPLEMENTATIONS.items()}
+    best = min(once, key=once.get)
+    timed[f'peer: {best}'] = lambda: peer.seconds(**case, implementation=_IMPLEMENTATIONS[best])
+  times = [{what: time() for what, time in timed.items()} for _ in range(rounds + 1)][1:]
+  return [{'network': network, 'n': n, 'kernel': 'traced' if trace else 'full', 'what': what,
+           'ms': round(1e3 * statistics.median(one[what] for one in times), 1),
+           'over_ntk': round(statistics.median(one[what] / one['ntk'] for one in times), 2)}
+          for what in timed]
+
+
+def _calls(network, n, trace):
+  shape = (n, 784) if network == 'mlp' else (n, 32, 32, 3)
+  model = MLP(hidden=_HIDDEN['mlp'], activation='relu') if network == 'mlp' else ConvNet()
+  x = jax.random.normal(jax.random.key(1), shape)
+  plugged = bioprop.wrap(model, 'fa')
+  variables = jax.jit(plugged.init)(jax.random.key(0), x)
+  exact, ruled = bioprop.jacobians(model, x), bioprop.jacobians(plugged, x)
+  of_plain = exact.true({'params': variables['params']})
+  of_rule = ruled.true(variables), ruled.pseudo(variables)
+  calls = {'ntk': lambda: measure.ntk(of_plain, x, trace=trace),
+           'entk': lambda: measure.entk(*of_rule, x, trace=trace)}
+  if network in _HIDDEN:
+    g = jax.random.normal(jax.random.key(2), (n, 10 * sum(_HIDDEN[network])))
+    g = g if trace else g.reshape(n * 10, -1)
+    product = jax.jit(lambda g: g @ g.T)
+    calls['floor'] = lambda: product(g)
+  return calls
+
+
+def _timer(call):
+  def seconds():
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+  return seconds
+
+
+def main(argv):
+  """Prints a table, and writes the rows as JSON where asked to."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]!r}.')
+  logging.set_verbosity(logging.WARNING)
+  for name in _NETWORKS.value:
+    if name not in CASES:
+      raise app.UsageError(f'--networks has {name!r}; choose from {", ".join(CASES)}.')
+  print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
+  peer, rows = Peer(_PYTHON.value) if _PYTHON.value else None, []
+  print(f'{"network":>8}{"n":>5}{"kernel":>8}  {"what":<28}{"ms":>10}{"/ ntk":>8}')
+  for network in _NETWORKS.value:
+    for n in CASES[network]:
+      for trace in (False, True):
+        for row in measured(network, n, trace, _ROUNDS.value, peer):
+          rows.append(row)
+          print('{network:>8}{n:>5}{kernel:>8}  {what:<28}{ms:>10}{over_ntk:>8}'.format(**row),
+                flush=True)
+  if peer is not None:
+    peer.close()
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  app.run(main)

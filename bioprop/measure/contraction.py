@@ -1,0 +1,153 @@
+r"""K_cd(x, x') = SUM_theta J_c(x) J~_d(x') of one weight, by the cheapest of four ways.
+
+The factors are a [n, T, K], g [n, C, T, O] of x, and b [m, T, K], h [m, D, T, O] of x'. A weight's
+own gradients need not be formed for the inner products between them:
+
+                 SUM over       multiply-adds
+  vectors        K and O        n m (K + C D O)                                   T = 1 only
+  gradients      (K O)          (n C + m D) T K O + n m C D K O
+  half           t, t' of both  n m (T^2 K + T^2 D O + T C D O)
+  through        t of x         m D T K O + n m (T D K O + T C D O)
+
+`vectors` multiplies (a . b) with (g_c . h_d). `gradients` forms both matrices a^T g and b^T h
+[K, O], as many as there are samples and outputs, and multiplies them. `half` takes
+Phi = a_t . b_t' [T, T] of each pair of samples, sends h through it, and meets g. `through` forms
+b^T h only and sends a through it. Early convolutions have many locations and few channels, where
+`gradients` is cheap; late ones the reverse, where `half` is; with few locations and many outputs it
+may be `through`. Where x' has its gradients as they are, they need not be formed, and `gradients`
+and `through` remain.
+
+Under the trace over outputs, D is the same as C, and C D becomes C wherever both appear.
+
+Novak, Sohl-Dickstein & Schoenholz (2022, arXiv 2206.08720) choose between the same orders for the
+NTK of backprop ('Jacobian contraction', 'NTK-vector products', 'structured derivatives').
+"""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bioprop.measure.jacobian import matrices
+from bioprop.typing import Array
+
+_FLOATS = 2**24  # Of what is held beside the result: 64 MiB in float32.
+
+
+class Sizes(NamedTuple):
+  """Of a contraction: samples, outputs [n, C] and [m, D], locations, inputs, outputs of the op."""
+  n: int
+  c: int
+  m: int
+  d: int
+  t: int
+  k: int
+  o: int
+
+
+def costs(sizes: Sizes, trace: bool = False, formed: bool = False) -> dict[str, int]:
+  """The multiply-adds of each way that there is; see the table above.
+
+  Args:
+    sizes: of the factors.
+    trace: over the outputs.
+    formed: x' has its gradients as they are.
+  """
+  n, c, m, d, t, k, o = sizes
+  pairs, cd = n * m, c if trace else c * d
+  form = 0 if formed else m * d * t * k * o
+  ways = {
+      'gradients': n * c * t * k * o + form + pairs * cd * k * o,
+      'through': form + pairs * (t * d * k * o + t * cd * o),
+  }
+  if not formed:
+    ways['half'] = pairs * (t * t * k + t * t * d * o + t * cd * o)
+    if t == 1:
+      ways['vectors'] = pairs * (k + cd * o)
+  return ways
+
+
+def contract(left: tuple[Array, Array], right: tuple[Array, Array] | Array, trace: bool) -> Array:
+  """One weight's kernel, by the way that costs least.
+
+  Args:
+    left: a [n, T, K] and g [n, C, T, O].
+    right: b [m, T, K] and h [m, D, T, O], or the gradients [m, D, K O] themselves.
+    trace: over the outputs.
+
+  Returns:
+    [n, C, m, D], or [n, m] under the trace.
+  """
+  (a, g), formed = left, not isinstance(right, tuple)
+  m, d = right.shape[:2] if formed else right[1].shape[:2]
+  sizes = Sizes(g.shape[0], g.shape[1], m, d, g.shape[2], a.shape[2], g.shape[3])
+  ways = costs(sizes, trace, formed)
+  way = min(ways, key=ways.__getitem__)
+  if way == 'vectors':
+    return _vectors(left, right, trace)
+  if way == 'half':
+    return _half(left, right, trace)
+  gradients = right.reshape(m, d, *sizes[-2:]) if formed else right
+  return (_through if way == 'through' else _gradients)(left, gradients, trace)
+
+
+def inner(g: Array, h: Array, trace: bool) -> Array:
+  """Inner products of [n, C, p] and [m, D, p]: [n, C, m, D], or their trace [n, m]."""
+  if trace:
+    return g.reshape(len(g), -1) @ h.reshape(len(h), -1).T
+  rows = g.reshape(-1, g.shape[2]) @ h.reshape(-1, h.shape[2]).T
+  return rows.reshape(*g.shape[:2], *h.shape[:2])
+
+
+def _vectors(left, right, trace):
+  (a, g), (b, h) = left, right
+  inputs, outputs = a[:, 0] @ b[:, 0].T, inner(g[:, :, 0], h[:, :, 0], trace)
+  return outputs * (inputs if trace else inputs[:, None, :, None])
+
+
+def _gradients(left, right, trace):
+  """In slices of the op's inputs, so that no whole gradient is held."""
+  (a, g), formed = left, not isinstance(right, tuple)
+  of = lambda factors, at: matrices(factors[0][:, :, at], factors[1])
+  flat = lambda gradients: gradients.reshape(*gradients.shape[:2], -1)
+  size = max(1, _FLOATS // (g.shape[0] * g.shape[1] * g.shape[3]))
+  total = 0.
+  for start in range(0, a.shape[2], size):
+    at = slice(start, start + size)
+    total += inner(flat(of(left, at)),
+                   flat(right[:, :, at] if formed else of(right, at)), trace)
+  return total
+
+
+def _half(left, right, trace):
+  (a, g), (b, h) = left, right
+
+  def column(one):
+    b, h = one  # [T, K] and [D, T, O], of one x'.
+    phi = a.reshape(-1, a.shape[2]) @ b.T
+    sent = phi @ h.swapaxes(0, 1).reshape(h.shape[1], -1)
+    return _met(g, sent.reshape(*a.shape[:2], h.shape[0], -1), trace)
+
+  return _columns(column, (b, h), a.shape[0] * a.shape[1] * (b.shape[1] + h.shape[1] * h.shape[3]))
+
+
+def _through(left, right, trace):
+  a, g = left
+  gradients = matrices(*right) if isinstance(right, tuple) else right
+
+  def column(matrices):
+    sent = a.reshape(-1, a.shape[2]) @ matrices.swapaxes(0, 1).reshape(a.shape[2], -1)
+    return _met(g, sent.reshape(*a.shape[:2], len(matrices), -1), trace)
+
+  return _columns(column, gradients, a.shape[0] * a.shape[1] * gradients[0, :, 0].size)
+
+
+def _met(g: Array, sent: Array, trace: bool) -> Array:
+  """Of g [n, C, T, O] and what x' sends there [n, T, D, O]: [n, C, D], or the trace [n]."""
+  return jnp.einsum('ncto,ntco->n' if trace else 'ncto,ntdo->ncd', g, sent)
+
+
+def _columns(column, right, floats: int) -> Array:
+  """`column` of each x', several at once while what they hold, `floats` each, is small."""
+  together = max(1, min(_FLOATS // floats, len(jax.tree.leaves(right)[0])))
+  stacked = jax.lax.map(column, right, batch_size=together)
+  return jnp.moveaxis(stacked, 0, 1 if stacked.ndim == 2 else 2)
