@@ -1,6 +1,7 @@
 """bioprop: train unmodified Flax models by other learning rules than backprop."""
 from bioprop import flags
 from bioprop.flags import from_flags
+from bioprop.plug.feedback import feedback
 from bioprop.plug.jacobian import jacobians
 from bioprop.plug.layers import layers
 from bioprop.plug.linen import wrap
@@ -9,5 +10,5 @@ from bioprop.plug.nnx_layer import Feedback
 from bioprop.plug.report import describe
 from bioprop.rules import RULES, Rule, make
 
-__all__ = ['RULES', 'Feedback', 'Rule', 'describe', 'flags', 'from_flags', 'install', 'jacobians',
-           'layers', 'make', 'uninstall', 'wrap']
+__all__ = ['RULES', 'Feedback', 'Rule', 'describe', 'feedback', 'flags', 'from_flags', 'install',
+           'jacobians', 'layers', 'make', 'uninstall', 'wrap']

@@ -18,11 +18,11 @@ from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Differentiate
-from bioprop.plug import linen_network, nnx_network
 from bioprop.plug.differentiator import Differentiator, confirmed
 from bioprop.plug.locations import TOLERANCE, distance
-from bioprop.plug.network import PlugNetwork, Run
-from bioprop.plug.output import Where, locate
+from bioprop.plug.network import PlugNetwork, batch_of, traced
+from bioprop.plug.networks import make_network
+from bioprop.plug.output import Where
 from bioprop.plug.products import acted_on, find_products
 from bioprop.typing import PyTree
 
@@ -52,9 +52,8 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
     **kwargs: the model's keyword arguments. Say train=False where it matters: under batch
       statistics no sample has an output of its own.
   """
-  alone = _batch_of(1, sample)
-  package = nnx_network if isinstance(model, nnx.Module) else linen_network
-  network = package.make_network(model, alone, rngs or {}, kwargs)
+  alone = batch_of(1, sample)
+  network = make_network(model, alone, rngs, kwargs)
   return Jacobians(network, alone, network.output if output is None else output)
 
 
@@ -129,7 +128,7 @@ class Jacobians:
 
   def _make(self, values, shapes) -> tuple[Differentiator, ...]:
     network, sample = self._network, self._sample
-    trace = lambda run, n: _traced(run, *shapes, _batch_of(n, sample), self._output)
+    trace = lambda run, n: traced(run, *shapes, batch_of(n, sample), self._output)
     plain = trace(network.plain, 1)
     _refuse_coupled(plain, trace(network.plain, 2), values, sample)
     check = lambda closed, products: confirmed(closed, *values, _drawn(sample), products)
@@ -140,8 +139,7 @@ class Jacobians:
     acting, claimed = plain, products
     if not network.exact:
       acting = trace(network.acting, 1)
-      multiplies = (lambda _: True) if network.own_forward else network.multiplies
-      claimed, linear = check(acting, acted_on(products, acting, multiplies))
+      claimed, linear = check(acting, acted_on(products, acting, network.multiplies))
       self._linear = self._linear and linear
     pseudo, update = make(acting, claimed)
     # The derivative is that of the forward pass which there is, where the rule has its own.
@@ -152,7 +150,7 @@ class Jacobians:
 
 def _refuse_coupled(single: core.ClosedJaxpr, double: core.ClosedJaxpr, values, sample) -> None:
   """Raises MeasureError if a sample's output changes with what else is in the batch."""
-  both = _drawn(_batch_of(2, sample))
+  both = _drawn(batch_of(2, sample))
   run = lambda closed, inputs: core.jaxpr_as_fun(closed)(*jax.tree.leaves((*values, inputs)))[0]
   alone = run(single, jax.tree.map(lambda leaf: leaf[:1], both))[0]
   if not distance(run(double, both)[0], alone) < TOLERANCE:
@@ -168,21 +166,3 @@ def _drawn(shapes: PyTree) -> PyTree:
   draw = np.random.RandomState(2).standard_normal
   return jax.tree.map(lambda s: jnp.asarray(draw(s.shape) if jnp.issubdtype(s.dtype, jnp.inexact)
                                             else np.zeros(s.shape), s.dtype), shapes)
-
-
-def _batch_of(n: int, sample: PyTree) -> PyTree:
-  shape = lambda leaf: (n, *leaf.shape[1:])
-  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(
-      shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)), sample)
-
-
-def _traced(run: Run, params, others, sample, output: Where) -> core.ClosedJaxpr:
-  """The jaxpr of the one output, with ops marked; the inputs are leaves in this order."""
-  closed = jax.make_jaxpr(lambda *inputs: locate(run(*inputs), output)[1])(params, others, sample)
-  n, shape = jax.tree.leaves(sample)[0].shape[0], closed.out_avals[0].shape
-  if not shape or shape[0] != n:
-    raise MeasureError(
-        f'the output of a batch of {n} has shape {shape}: its first axis is not the batch. Arrays '
-        f'with a batch axis belong among the inputs, not among the keyword arguments: '
-        f'bioprop.jacobians(model, x, mask).')
-  return closed

@@ -54,12 +54,25 @@ def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, j
       return model.apply(joined(params, others), *inputs, rngs=rngs, **kwargs)
 
   rules = (whole,) if whole else tuple(rule for _, rule in choice.rows) if choice else ()
-  rule_at = lambda label: choice.rule_for(label.removesuffix('.attend'))
+
+  def rule_at(label):
+    return None if choice is None or whole else choice.rule_for(label.removesuffix('.attend'))
+
+  def stored(label, others):
+    path = label.removesuffix('.attend')
+    inside = f'{path}/' if path else ''
+    found = {name.removeprefix(inside): leaf
+             for name, leaf in _by_path(others.get(FEEDBACK, {})).items()
+             if name.startswith(inside)}
+    learned = f'{inside}{FEEDBACK}_'
+    found |= {name.removeprefix(learned): leaf for name, leaf in others['learned'].items()
+              if name.startswith(learned)}
+    return {name: leaf for name, leaf in found.items() if '/' not in name}
+
   return PlugNetwork(
       plain, acting, rules, whole is None and all(rule.exact for rule in rules),
-      bool(whole and whole.own_forward),
-      lambda label: choice is None or whole is None and rule_at(label).multiplies,
-      lambda path: path, model._plug.output if choice else None, split)
+      bool(whole and whole.own_forward), rule_at, stored, lambda path: path,
+      model._plug.output if choice else None, split)
 
 
 def _keys(tree: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

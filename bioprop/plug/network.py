@@ -3,8 +3,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bioprop.plug.output import Where
-from bioprop.rules import AnyRule
+import jax
+from jax.extend import core
+
+from bioprop.errors import MeasureError
+from bioprop.plug.output import Where, locate
+from bioprop.rules import AnyRule, Rule
 from bioprop.typing import Array, PyTree
 
 # Maps (parameters by path, all else that the model carries, its inputs) to its outputs.
@@ -21,8 +25,8 @@ class PlugNetwork:
     rules: all rules that act in it.
     exact: all its rules are backprop, or there are none.
     own_forward: its rule has a forward pass of its own, and exact gradients.
-    multiplies: whether the rule of the layer with this label always multiplies the layer's input
-      with the cotangent.
+    rule_at: the rule of the layer with this label; None if it is no rule of single layers.
+    stored: maps a layer's label and `others` to the layer's feedback by name, {} if it has none.
     canonical: the path in the parameters of a weight that a layer calls by its own path: the same,
       unless layers share it.
     output: which of the model's outputs is its output, as it was plugged.
@@ -34,7 +38,44 @@ class PlugNetwork:
   rules: tuple[AnyRule, ...]
   exact: bool
   own_forward: bool
-  multiplies: Callable[[str], bool]
+  rule_at: Callable[[str], Rule | None]
+  stored: Callable[[str, PyTree], dict[str, Array]]
   canonical: Callable[[str], str]
   output: Where
   split: Callable[[Any], tuple[dict[str, Array], PyTree]]
+
+  def multiplies(self, label: str) -> bool:
+    """Whether the layer with this label always multiplies its input with the cotangent."""
+    rule = self.rule_at(label)
+    # A network's own rule with a forward pass of its own is the exact derivative of that.
+    return self.exact or self.own_forward or rule is not None and rule.multiplies
+
+
+def traced(run: Run, params: PyTree, others: PyTree, sample: PyTree,
+           output: Where) -> core.ClosedJaxpr:
+  """The jaxpr of a network's one output, with ops marked.
+
+  Args:
+    run: of a `PlugNetwork`.
+    params, others, sample: shapes of what it takes; the jaxpr's inputs are their leaves in order.
+    output: which of the model's outputs.
+
+  Raises:
+    MeasureError: if the output's first axis is not the batch.
+    OutputError: if the output is not one array.
+  """
+  closed = jax.make_jaxpr(lambda *inputs: locate(run(*inputs), output)[1])(params, others, sample)
+  n, shape = jax.tree.leaves(sample)[0].shape[0], closed.out_avals[0].shape
+  if not shape or shape[0] != n:
+    raise MeasureError(
+        f'the output of a batch of {n} has shape {shape}: its first axis is not the batch. Arrays '
+        f'with a batch axis belong among the inputs, not among the keyword arguments: '
+        f'bioprop.jacobians(model, x, mask).')
+  return closed
+
+
+def batch_of(n: int, sample: PyTree) -> PyTree:
+  """Shapes of n samples like these."""
+  shape = lambda leaf: (n, *leaf.shape[1:])
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(
+      shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)), sample)

@@ -68,20 +68,30 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
       return merged('acting', params, others)(*inputs, **kwargs)
 
   shared = _shared(bare)
-  plans = {plan.path: plan.rule for _, node in nnx.iter_graph(model, graph=True)
+  plans = {plan.path: plan for _, node in nnx.iter_graph(model, graph=True)
            if isinstance(node, nnx.Module) and (plan := getattr(node, PLAN, None)) is not None}
   whole = vars(model).get(nnx_whole.RULE)
-  rules = (whole,) if whole is not None else tuple(plans.values())
+  rules = (whole,) if whole is not None else tuple(plan.rule for plan in plans.values())
 
-  def multiplies(label):
+  def plan_of(label):
     inside = lambda path: f'{label}/'.startswith((f'{path}/', f'{path}.'))
     layer = max((path for path in plans if inside(path)), key=len, default=None)
-    return not rules or whole is None and layer is not None and plans[layer].multiplies
+    return None if layer is None or whole is not None else plans[layer]
+
+  def rule_at(label):
+    plan = plan_of(label)
+    return None if plan is None else plan.rule
+
+  def stored(label, others):
+    plan = plan_of(label)
+    inside = f'{plan.path}/' if plan and plan.path else ''
+    return {name: others[f'{inside}{attribute}'] for _, name, attribute in plan.feedback
+            if f'{inside}{attribute}' in others} if plan else {}
 
   return PlugNetwork(
       plain, acting, rules, whole is None and all(rule.exact for rule in rules),
-      whole is not None and whole.own_forward, multiplies, lambda path: shared.get(path, path),
-      vars(model).get(OUTPUT), split)
+      whole is not None and whole.own_forward, rule_at, stored,
+      lambda path: shared.get(path, path), vars(model).get(OUTPUT), split)
 
 
 def _shared(model: nnx.Module) -> dict[str, str]:

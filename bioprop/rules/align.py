@@ -43,6 +43,11 @@ class AlignProp(Rule):
     del key
     return {name: _copies(site.params[name]) for name in site.op.weights} if site.sends else None
 
+  def sent_through(self, weights, feedback):
+    """B; see `Rule.sent_through`."""
+    del weights
+    return feedback
+
   def backward(self, op, params, x, feedback, g, e):
     """The op's own weight gradient; g sent through W(0); see `Rule.backward`."""
     del e

@@ -10,6 +10,11 @@ class Backprop(Rule):
   exact = True
   multiplies = True
 
+  def sent_through(self, weights, feedback):
+    """W; see `Rule.sent_through`."""
+    del feedback
+    return weights
+
   def backward(self, op, params, x, feedback, g, e):
     """The op's own vjp; see `Rule.backward`."""
     del feedback, e

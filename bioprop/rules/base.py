@@ -138,6 +138,20 @@ class Rule(abc.ABC):
     del key, site
     return None
 
+  def sent_through(self, weights: Params, feedback: PyTree | None) -> Params | None:
+    """The matrices B through which g is sent to an op's input, for measurements.
+
+    Args:
+      weights: the op's, as they are now.
+      feedback: what `init_feedback` made, as it is now.
+
+    Returns:
+      B by the name of each weight, shaped like it; None (the default) where nothing is sent, or
+      something that is no product of g with one matrix.
+    """
+    del weights, feedback
+    return None
+
   @abc.abstractmethod
   def backward(
       self, op: Op, params: Params, x: Array, feedback: PyTree, g: Array, e: Array | None

@@ -65,6 +65,11 @@ class FeedbackAlignment(Rule):
     mix = lambda w, other: own * w + fresh * other
     return {name: jax.tree.map(mix, site.params[name], drawn[name]) for name in site.op.weights}
 
+  def sent_through(self, weights, feedback):
+    """B; see `Rule.sent_through`."""
+    del weights
+    return feedback
+
   def backward(self, op, params, x, feedback, g, e):
     """The op's own weight gradient; g sent through B; see `Rule.backward`."""
     del e

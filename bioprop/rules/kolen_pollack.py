@@ -32,6 +32,11 @@ class KolenPollack(Rule):
     """B(0) for each weight of the op, shaped like it; see `Rule.init_feedback`."""
     return site.draw(key, self.scale)
 
+  def sent_through(self, weights, feedback):
+    """B; see `Rule.sent_through`."""
+    del weights
+    return feedback
+
   def backward(self, op, params, x, feedback, g, e):
     """g sent through B; B gets the update of W; see `Rule.backward`."""
     del e

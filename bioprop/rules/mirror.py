@@ -43,11 +43,16 @@ class WeightMirror(Rule):
     """B(0) for each weight of the op, shaped like it; see `Rule.init_feedback`."""
     return site.draw(key, self.scale)
 
+  def sent_through(self, weights, feedback):
+    """B; see `Rule.sent_through`."""
+    del weights
+    return {name: value for name, value in feedback.items() if name != 'key'}
+
   def backward(self, op, params, x, feedback, g, e):
     """g sent through B; B learns from noise; see `Rule.backward`."""
     del e
     update = op.update(params, x, g)
-    b = {name: value for name, value in feedback.items() if name != 'key'}
+    b = self.sent_through(params, feedback)
     if not b or not jnp.issubdtype(x.dtype, jnp.inexact):  # Token ids: nothing is sent to them.
       return Credit(update, None)
     noise = jax.random.normal(feedback['key'], x.shape, x.dtype)

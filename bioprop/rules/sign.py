@@ -8,18 +8,29 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bioprop.rules.base import Credit, Op
-from bioprop.typing import Array, Params
+from bioprop.rules.base import Credit, Op, Rule
+from bioprop.typing import Array, Params, PyTree
 
 
-def signed_credit(
-    op: Op, params: Params, x: Array, g: Array, magnitude: Callable[[str, Array], Array]
-) -> Credit:
-  """Credit with B = sign(W) * magnitude(name, W) for each weight W of the op."""
-  signed = lambda name: jax.tree.map(lambda w: jnp.sign(w) * magnitude(name, w), params[name])
-  sends = jnp.issubdtype(x.dtype, jnp.inexact)
-  dx = op.send({name: signed(name) for name in op.weights}, params, x, g) if sends else None
-  return Credit(op.update(params, x, g), dx)
+class SignRule(Rule):
+  """Sends g through B = sign(W) * magnitude; `sent_through` says what the magnitude is."""
+  multiplies = True
+
+  def backward(self, op: Op, params: Params, x: Array, feedback: PyTree, g: Array,
+               e: Array | None) -> Credit:
+    """g sent through the signed magnitudes; see `Rule.backward`."""
+    del e
+    dx = None
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+      b = self.sent_through({name: params[name] for name in op.weights}, feedback)
+      dx = op.send(b, params, x, g)
+    return Credit(op.update(params, x, g), dx)
+
+
+def signed(weights: Params, magnitude: Callable[[str, Array], Array]) -> Params:
+  """sign(W) * magnitude(name, W) for each weight W."""
+  return {name: jax.tree.map(lambda w, name=name: jnp.sign(w) * magnitude(name, w), weight)
+          for name, weight in weights.items()}
 
 
 def rms(w: Array) -> Array:

@@ -11,12 +11,12 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from bioprop.rules.base import Rule, check_range
-from bioprop.rules.sign import rms, signed_credit
+from bioprop.rules.base import check_range
+from bioprop.rules.sign import SignRule, rms, signed
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchSign(Rule):
+class BatchSign(SignRule):
   """Batchwise random-magnitude sign-concordant feedback.
 
   Attributes:
@@ -24,17 +24,15 @@ class BatchSign(Rule):
   """
   scale: float = 1.0
   redraws = True
-  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)
 
-  def backward(self, op, params, x, feedback, g, e):
-    """g sent through sign(W) |M|, M drawn from the call's key; see `Rule.backward`."""
-    del e
+  def sent_through(self, weights, feedback):
+    """sign(W) |M|, M drawn from the call's key; see `Rule.sent_through`."""
 
     def magnitude(name, w):
       key = jax.random.fold_in(feedback['key'], zlib.crc32(name.encode()))
       return self.scale * rms(w) * jnp.abs(jax.random.normal(key, w.shape, w.dtype))
 
-    return signed_credit(op, params, x, g, magnitude)
+    return signed(weights, magnitude)

@@ -9,19 +9,18 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bioprop.rules.base import Rule, check_range
-from bioprop.rules.sign import signed_credit
+from bioprop.rules.base import check_range
+from bioprop.rules.sign import SignRule, signed
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedSign(Rule):
+class FixedSign(SignRule):
   """Fixed random-magnitude sign-concordant feedback.
 
   Attributes:
     scale: factor on the feedback; 1 draws the magnitudes as large as the layer's initial weights.
   """
   scale: float = 1.0
-  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)
@@ -30,8 +29,6 @@ class FixedSign(Rule):
     """|M| for each weight of the op, shaped like it; see `Rule.init_feedback`."""
     return jax.tree.map(jnp.abs, site.draw(key, self.scale))
 
-  def backward(self, op, params, x, feedback, g, e):
-    """g sent through sign(W) |M|; see `Rule.backward`."""
-    del e
-    return signed_credit(
-        op, params, x, g, lambda name, _: jax.tree.leaves(feedback[name])[0])
+  def sent_through(self, weights, feedback):
+    """sign(W) |M|; see `Rule.sent_through`."""
+    return signed(weights, lambda name, _: jax.tree.leaves(feedback[name])[0])

@@ -8,24 +8,23 @@ moment of training, so backprop's learning rate stays a good one, and no state i
 """
 import dataclasses
 
-from bioprop.rules.base import Rule, check_range
-from bioprop.rules.sign import rms, signed_credit
+from bioprop.rules.base import check_range
+from bioprop.rules.sign import SignRule, rms, signed
 
 
 @dataclasses.dataclass(frozen=True)
-class UniformSign(Rule):
+class UniformSign(SignRule):
   """Uniform sign-concordant feedback.
 
   Attributes:
     scale: factor on the feedback; at 1 it has the Frobenius norm of the weights.
   """
   scale: float = 1.0
-  multiplies = True
 
   def __post_init__(self):
     check_range(self, 'scale', 0.0)
 
-  def backward(self, op, params, x, feedback, g, e):
-    """g sent through sign(W) rms(W); see `Rule.backward`."""
-    del feedback, e
-    return signed_credit(op, params, x, g, lambda _, w: self.scale * rms(w))
+  def sent_through(self, weights, feedback):
+    """sign(W) rms(W); see `Rule.sent_through`."""
+    del feedback
+    return signed(weights, lambda _, w: self.scale * rms(w))

@@ -1,0 +1,93 @@
+"""feedback: the weights that carry errors back in a plugged model, by the layers they belong to."""
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from flax import nnx
+
+from bioprop.plug import marks
+from bioprop.plug.network import batch_of, traced
+from bioprop.plug.networks import make_network
+from bioprop.plug.reach import reach
+from bioprop.plug.traced import traced_ops
+from bioprop.typing import Array
+
+_DIRECT = 'error'  # What direct feedback is called beside a layer.
+
+
+class FeedbackWeights(NamedTuple):
+  """Feedback by layer; see `feedback`.
+
+  Attributes:
+    weights: W of each layer with feedback, by path.
+    sent: B, shaped like W and by its path: the layer sends g to its input through it.
+    direct: B [outputs of the network, features of the layer's input], by the layer's label.
+  """
+  weights: dict[str, Array]
+  sent: dict[str, Array]
+  direct: dict[str, Array]
+
+
+def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
+             rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any) -> FeedbackWeights:
+  """Finds the feedback of a model, for `bioprop.measure.weight_alignment`.
+
+  Under backprop B is W, under the sign rules sign(W) times its magnitudes. Layers whose input no
+  parameter made are left out: what they send arrives nowhere. So are layers in a loop's stack,
+  whose weights are no longer those of one layer.
+
+  Args:
+    model: an unbound linen module or an NNX module, plugged.
+    variables: a linen model's variables, or the NNX model itself.
+    *sample: the model's inputs, arrays or `jax.ShapeDtypeStruct`s.
+    rngs: random streams of linen models, for rules that draw feedback at every call.
+    **kwargs: the model's keyword arguments, such as train=False.
+
+  Returns:
+    The weights and their feedback. Empty under rules of the whole network.
+
+  Raises:
+    MeasureError: if the variables are not the model's.
+  """
+  alone = batch_of(1, sample)
+  network = make_network(model, alone, rngs, kwargs)
+  params, others = network.split(variables)
+  shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, others))
+  closed = traced(network.plain, *shapes, alone, network.output)
+  fed = _fed_by_parameters(closed, len(params))
+  found = FeedbackWeights({}, {}, {})
+  for label, op in traced_ops(closed).items():
+    rule = network.rule_at(label)
+    own = {path: params[network.canonical(path)] for path in op.weights}
+    if rule is None or label not in fed or any(
+        own[path].shape != shape.shape for path, shape in op.weights.items()):
+      continue
+    stored = network.stored(label, others)
+    if _DIRECT in stored:
+      found.direct[label] = stored[_DIRECT]
+    if rule.redraws and rngs:
+      stored = {**stored, 'key': rngs['feedback']}
+    if rule.redraws and 'key' not in stored:
+      continue
+    names = {path.rpartition('/')[2]: path for path in own}
+    sent = rule.sent_through({name: own[path] for name, path in names.items()}, stored)
+    for name, path in names.items():
+      if sent is not None and name in sent:
+        found.weights[path], found.sent[path] = own[path], sent[name]
+  return found
+
+
+def _fed_by_parameters(closed, params: int) -> set[str]:
+  """The labels of the ops whose input depends on a parameter; those come first among the inputs."""
+  fed = set()
+
+  def known(eqn, ins):
+    label = marks.input_of(eqn.primitive, eqn.params)
+    if label is not None and any(ins):
+      fed.add(label)
+
+  parameter, nothing = frozenset(['parameter']), frozenset()
+  inputs = closed.jaxpr.invars
+  reach(closed.jaxpr, [parameter if at < params else nothing for at in range(len(inputs))], known)
+  return fed
