@@ -8,7 +8,8 @@ from bioprop.plug.linen import wrap
 from bioprop.plug.nnx import install, uninstall
 from bioprop.plug.nnx_layer import Feedback
 from bioprop.plug.report import describe
+from bioprop.probes import Probe
 from bioprop.rules import RULES, Rule, make
 
-__all__ = ['RULES', 'Feedback', 'Rule', 'describe', 'feedback', 'flags', 'from_flags', 'install',
+__all__ = ['RULES', 'Feedback', 'Probe', 'Rule', 'describe', 'feedback', 'flags', 'from_flags', 'install',
            'jacobians', 'layers', 'make', 'uninstall', 'wrap']

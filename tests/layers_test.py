@@ -6,10 +6,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# From the top down; recurrent, measure and theory are planned.
+# From the top down; recurrent and theory are planned.
 ROWS = (
     ('bench',),
     ('training', 'flags'),
+    ('probes',),
     ('plug', 'recurrent', 'models', 'data'),
     ('rules', 'measure', 'theory'),
     ('typing', 'errors'),

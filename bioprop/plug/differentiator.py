@@ -47,6 +47,16 @@ class Differentiator:
         full[path] = matrices.swapaxes(-1, -2).reshape(full[path].shape)
     return Jacobian(outer, full, tuple((p.bias, p.path) for p in self._claimed if p.bias))
 
+  def output(self, params: Mapping[str, Array], others: PyTree, samples: PyTree) -> Array:
+    """The outputs of samples, each by itself: [n, ...]."""
+
+    def one(sample):
+      alone = jax.tree.map(lambda leaf: leaf[None], sample)
+      (out,), _ = tapped.run(self._closed, jax.tree.leaves((params, others, alone)), {})
+      return out[0]
+
+    return jax.vmap(one)(samples)
+
   def _one(self, params, others, sample):
     sample, error = sample if self._at_error else (sample, None)
     alone = jax.tree.map(lambda leaf: leaf[None], sample)

@@ -10,7 +10,7 @@ from bioprop.plug import marks
 from bioprop.plug.network import batch_of, traced
 from bioprop.plug.networks import make_network
 from bioprop.plug.reach import reach
-from bioprop.plug.traced import traced_ops
+from bioprop.plug.traced import traced_calls, traced_ops
 from bioprop.typing import Array
 
 _DIRECT = 'error'  # What direct feedback is called beside a layer.
@@ -23,10 +23,22 @@ class FeedbackWeights(NamedTuple):
     weights: W of each layer with feedback, by path.
     sent: B, shaped like W and by its path: the layer sends g to its input through it.
     direct: B [outputs of the network, features of the layer's input], by the layer's label.
+    dense: the weights [in, out] of the model's layers in the order of their calls, by label, if all
+      are such and each is used once; empty otherwise.
   """
   weights: dict[str, Array]
   sent: dict[str, Array]
   direct: dict[str, Array]
+  dense: dict[str, Array]
+
+  def above(self, label: str) -> list[Array] | None:
+    """The weights that lead from a layer's input to the network's output; None if unknown."""
+    if label not in self.dense:
+      return None
+    labels = list(self.dense)
+    chain = [self.dense[one] for one in labels[labels.index(label):]]
+    leads = all(w.shape[1] == after.shape[0] for w, after in zip(chain, chain[1:]))
+    return chain if leads else None
 
 
 def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
@@ -56,8 +68,9 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
   shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, others))
   closed = traced(network.plain, *shapes, alone, network.output)
   fed = _fed_by_parameters(closed, len(params))
-  found = FeedbackWeights({}, {}, {})
-  for label, op in traced_ops(closed).items():
+  ops = traced_ops(closed)
+  found = FeedbackWeights({}, {}, {}, _dense(closed, ops, params, network.canonical))
+  for label, op in ops.items():
     rule = network.rule_at(label)
     own = {path: params[network.canonical(path)] for path in op.weights}
     if rule is None or label not in fed or any(
@@ -76,6 +89,19 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
       if sent is not None and name in sent:
         found.weights[path], found.sent[path] = own[path], sent[name]
   return found
+
+
+def _dense(closed, ops, params, canonical) -> dict[str, Array]:
+  """The weights of a model all of whose layers are dense, see one vector, and run once."""
+  if len(list(traced_calls(closed))) > len(ops):
+    return {}
+  weights = {}
+  for label, op in ops.items():
+    own = [params[canonical(path)] for path in op.weights]
+    if len(own) != 1 or (*op.x.shape[1:], *op.y.shape[1:]) != own[0].shape:
+      return {}
+    weights[label] = own[0]
+  return weights
 
 
 def _fed_by_parameters(closed, params: int) -> set[str]:

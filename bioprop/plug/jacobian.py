@@ -113,6 +113,24 @@ class Jacobians:
     """
     return self._at(variables)[3]
 
+  def output(self, variables: Any) -> Partial:
+    """Maps samples to the outputs that are differentiated, [n, ...].
+
+    Raises:
+      MeasureError, OutputError: as `true`.
+    """
+    true = self._at(variables)[0]
+    return Partial(true.func.output, *true.args)
+
+  def is_linear(self, variables: Any) -> bool:
+    """Whether the rule is linear in the error, so that there is a `pseudo`.
+
+    Raises:
+      MeasureError, OutputError: as `true`.
+    """
+    self._at(variables)
+    return self._linear
+
   def _at(self, variables) -> tuple[Differentiate, ...]:
     values = self._network.split(variables)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), values)

@@ -1,0 +1,105 @@
+"""Probe: the measurements of a model under its rule, on one batch, at any moment of training."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bioprop.errors import MeasureError
+from bioprop.plug.feedback import feedback
+from bioprop.plug.jacobian import jacobians
+from bioprop.plug.linen import wrap
+from bioprop.plug.output import Where
+from bioprop.probes.point import Batch, Loss, Point
+from bioprop.probes.types import TYPES
+from bioprop.rules import AnyRule
+from bioprop.typing import Array
+
+
+def cross_entropy(outputs: Array, labels: Array) -> Array:
+  """-log softmax of each label: outputs [..., C] and whole numbers [...] to [...]."""
+  chosen = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], -1)
+  return -chosen[..., 0]
+
+
+class Probe:
+  """Measures a model under its rule on a fixed batch.
+
+    probe = bioprop.Probe(model, 'fa', (x, labels))
+    found = probe.measure(variables)
+
+  Everything is compiled at the first call, and again for no other.
+  """
+
+  def __init__(
+      self,
+      model: nn.Module | nnx.Module,
+      rule: AnyRule | str | Mapping[str, AnyRule | str] | None,
+      batch: tuple[Any, Array],
+      *,
+      types: Sequence[str] = tuple(TYPES),
+      loss: Loss = cross_entropy,
+      block: int | None = None,
+      output: Where = None,
+      rngs: Mapping[str, jax.Array] | None = None,
+      **kwargs: Any,
+  ):
+    """Prepares the measurements; computes nothing.
+
+    Args:
+      model: an unbound linen module, plain or plugged, or an NNX model.
+      rule: what a plain linen model is plugged with, as in `wrap`; None for a model that has its
+        rule already: a plugged linen model, and every NNX model (`bioprop.install`, or backprop).
+      batch: inputs [n, ...], and labels; a tuple of inputs where the model takes several.
+      types: which of `bioprop.probes.TYPES`; each says in its docstring what it gives.
+      loss: maps outputs and labels to the loss of each sample; its gradient is the error.
+      block: at most so many samples' derivatives are held at once; None: all.
+      output: which of the model's outputs, as in `wrap`.
+      rngs: random streams of a linen model, for rules that draw at every call.
+      **kwargs: the model's keyword arguments. Say train=False where it matters: under batch
+        statistics no sample has an output of its own.
+
+    Raises:
+      MeasureError: if there is no such type, the batch is no pair of inputs and labels, or an NNX
+        model is given a rule here.
+      UnknownRuleError, RuleOptionError, PatternError: if `rule` cannot be read.
+    """
+    for name in types:
+      if name not in TYPES:
+        raise MeasureError(f'there is no probe of type {name!r}. Valid: {", ".join(TYPES)}.')
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+      raise MeasureError('a probe\'s batch is a pair of inputs and labels: '
+                         'bioprop.Probe(model, \'fa\', (x, labels)).')
+    if rule is not None and isinstance(model, nnx.Module):
+      raise MeasureError(
+          'an NNX model has its rule in itself: bioprop.install(model, rule, nnx.Rngs(1), x), and '
+          'then bioprop.Probe(model, None, (x, labels)).measure(model).')
+    model = model if rule is None else wrap(model, rule, output=output)
+    inputs = batch[0] if isinstance(batch[0], tuple) else (batch[0],)
+    self._batch, self._types = Batch(batch[0], jnp.asarray(batch[1])), tuple(types)
+    self._loss, self._block = loss, block
+    self._jacobians = jacobians(model, *inputs, output=output, rngs=rngs, **kwargs)
+    self._feedback = lambda variables: feedback(model, variables, *inputs, rngs=rngs, **kwargs)
+
+  def measure(self, variables: Any) -> dict[str, np.ndarray]:
+    """Measures all at a linen model's variables, or at the NNX model.
+
+    Args:
+      variables: what `init` returned, the parameters as they are now; or the NNX model.
+
+    Returns:
+      What the types give, as NumPy arrays: under '<type>/<name>' if there are several types.
+
+    Raises:
+      MeasureError: if the variables are not the model's, or a sample's output depends on others.
+    """
+    point = Point(self._jacobians, self._feedback, self._loss, self._batch, self._block, variables)
+    found = {name: TYPES[name](point) for name in self._types}
+    if len(found) == 1:
+      (found,) = found.values()
+    else:
+      found = {f'{name}/{key}': value for name, own in found.items() for key, value in own.items()}
+    return {key: np.asarray(value) for key, value in jax.device_get(found).items()}

@@ -1,0 +1,184 @@
+"""Contractions of factors: against NumPy, and against multiply-adds counted in their programs."""
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from bioprop.measure import contraction
+from bioprop.measure.contraction import Sizes, contract, costs
+from bioprop.rules.jaxprs import bodies_of
+
+RNG = np.random.RandomState(0)
+WAYS = ('vectors', 'gradients', 'half', 'through')
+# n, C, m, D, T, K, O: outputs of x and x' are as many where they are traced.
+FULL, TRACED = Sizes(3, 2, 5, 4, 3, 7, 2), Sizes(3, 4, 5, 4, 3, 7, 2)
+
+
+def operands(sizes):
+  """The factors of x, those of x', and the gradients [m, D, K O] of these."""
+  n, c, m, d, t, k, o = sizes
+  left = RNG.randn(n, t, k), RNG.randn(n, c, t, o)
+  right = RNG.randn(m, t, k), RNG.randn(m, d, t, o)
+  return left, right, np.einsum('mtk,mdto->mdko', *right).reshape(m, d, k * o)
+
+
+def reference(left, right, trace):
+  """Both gradients, and their inner products."""
+  g, h = (np.einsum('ntk,ncto->ncko', *factors) for factors in (left, right))
+  return np.einsum('ncko,mcko->nm' if trace else 'ncko,mdko->ncmd', g, h)
+
+
+def close(got, want):
+  np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
+
+
+def forced(way, left, right, formed, sizes, trace):
+  """One way, of factors or of gradients."""
+  right = formed.reshape(sizes.m, sizes.d, sizes.k, sizes.o) if formed is not None else right
+  return getattr(contraction, f'_{way}')(left, right, trace)
+
+
+def ways_of(sizes, trace):
+  """The ways that there are, and whether x' has its gradients formed."""
+  return [(way, formed) for formed in (False, True) for way in costs(sizes, trace, formed)]
+
+
+def equations(jaxpr, times=1):
+  """All equations of a program, each with how often it runs."""
+  for eqn in jaxpr.eqns:
+    inside = times * eqn.params['length'] if eqn.primitive.name == 'scan' else times
+    for body in bodies_of(eqn):
+      yield from equations(body.jaxpr, inside)
+    yield eqn, times
+
+
+def multiply_adds(jaxpr):
+  """Of all matrix products: the size of the result times that of what is summed over."""
+  total = 0
+  for eqn, times in equations(jaxpr):
+    if eqn.primitive.name == 'dot_general':
+      (summed, _), _ = eqn.params['dimension_numbers']
+      length = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
+      total += times * length * math.prod(eqn.outvars[0].aval.shape)
+  return total
+
+
+@pytest.mark.parametrize('sizes, trace', [(FULL, False), (TRACED, True)], ids=['full', 'traced'])
+@pytest.mark.usefixtures('x64', 'quick')
+def test_every_way_and_every_slice(sizes, trace, monkeypatch):
+  """The same inner products, of factors and of formed gradients, all at once or in slices."""
+  n, c, _, d, t, _, o = sizes
+  two = {'gradients': 2 * n * c * o, 'half': 2 * n * t * (t + d * o), 'through': 2 * n * t * d * o}
+  left, right, formed = operands(sizes)
+
+  @jax.jit
+  def run(left, right, formed):
+    kernels = []
+    for way, is_formed in ways_of(sizes, trace):
+      for floats in (contraction._FLOATS, two[way], 1):
+        with monkeypatch.context() as patch:
+          patch.setattr(contraction, '_FLOATS', floats)
+          kernels.append(forced(way, left, right, formed if is_formed else None, sizes, trace))
+    return kernels
+
+  kernels = run(left, right, formed)
+  assert len(kernels) == 15
+  for kernel in kernels:
+    close(kernel, reference(left, right, trace))
+
+
+@pytest.mark.parametrize('trace', [False, True])
+@pytest.mark.usefixtures('x64', 'quick')
+def test_the_way_that_costs_least(trace):
+  """Of sizes for which each way is the cheapest, `contract` gives the same as NumPy."""
+  cases = {('vectors', False): (2, 3, 4, 3, 1, 5, 6), ('gradients', False): (4, 2, 3, 2, 9, 2, 3),
+           ('half', False): (2, 2, 3, 2, 2, 6, 9), ('through', False): (6, 9, 2, 9, 3, 2, 2),
+           ('gradients', True): (3, 1, 9, 1, 2, 2, 2), ('through', True): (2, 5, 3, 5, 1, 3, 2)}
+  data = {}
+  for (way, formed), sizes in cases.items():
+    ways = costs(Sizes(*sizes), trace, formed)
+    assert min(ways, key=ways.get) == way, (way, formed, ways)
+    data[way, formed] = operands(sizes)
+  run = jax.jit(lambda data: {case: contract(left, gradients if case[1] else right, trace)
+                              for case, (left, right, gradients) in data.items()})
+  for case, kernel in run(data).items():
+    close(kernel, reference(*data[case][:2], trace))
+
+
+def test_slices_are_small(monkeypatch):
+  """Where less may be held, no array but what is given and the result is larger than that."""
+  sizes = Sizes(6, 2, 6, 2, 8, 40, 10)
+  left, right, formed = operands(sizes)
+  for trace in (False, True):
+    for way, is_formed in ways_of(sizes, trace):
+      largest = {}
+      for floats in (2**24, 6 * 8 * 40):
+        monkeypatch.setattr(contraction, '_FLOATS', floats)
+        jaxpr = jax.make_jaxpr(lambda *args: forced(way, *args, sizes, trace))(
+            left, right, formed if is_formed else None).jaxpr
+        largest[floats] = max(var.aval.size for eqn, _ in equations(jaxpr) for var in eqn.outvars)
+      given = max(a.size for a in (*left, *((formed,) if is_formed else right)))
+      if way == 'through' and not is_formed:
+        given = formed.size  # Which it forms as a whole.
+      assert largest[6 * 8 * 40] <= max(given, 6 * 8 * 40) < largest[2**24] or (
+          largest[2**24] == formed.size), (way, is_formed, trace, largest)
+
+
+@pytest.mark.parametrize('sizes', [FULL, Sizes(2, 3, 4, 3, 1, 5, 6)], ids=['places', 'one place'])
+def test_costs_are_those_of_the_programs(sizes):
+  """The products that each way's program makes, counted in it; an outer product is no sum."""
+  left, right, formed = operands(sizes)
+  for trace in (False, True) if sizes.c == sizes.d else (False,):
+    for is_formed in (False, True):
+      for way, cost in costs(sizes, trace, is_formed).items():
+        jaxpr = jax.make_jaxpr(lambda *args: forced(way, *args, sizes, trace))(
+            left, right, formed if is_formed else None)
+        assert multiply_adds(jaxpr.jaxpr) == cost, (way, trace, is_formed)
+
+
+def test_costs_by_hand():
+  """n = 2, C = 3, m = 5, D = 7, T = 11, K = 13, O = 17; and of one place, where T = 1."""
+  forming_g, forming_h, pairs = 2 * 3 * 11 * 13 * 17, 5 * 7 * 11 * 13 * 17, 2 * 5
+  assert costs(Sizes(2, 3, 5, 7, 11, 13, 17)) == {
+      'gradients': forming_g + forming_h + pairs * 3 * 7 * 13 * 17,
+      'half': pairs * (11 * 11 * 13 + 11 * 11 * 7 * 17 + 11 * 3 * 7 * 17),
+      'through': forming_h + pairs * (11 * 7 * 13 * 17 + 11 * 3 * 7 * 17)}
+  assert costs(Sizes(2, 3, 5, 7, 11, 13, 17), formed=True) == {
+      'gradients': forming_g + pairs * 3 * 7 * 13 * 17,
+      'through': pairs * (11 * 7 * 13 * 17 + 11 * 3 * 7 * 17)}
+  one = Sizes(2, 3, 5, 3, 1, 13, 17)
+  assert costs(one)['vectors'] == pairs * (13 + 3 * 3 * 17)
+  assert costs(one, trace=True)['vectors'] == pairs * (13 + 3 * 17)
+  assert 'vectors' not in costs(one, formed=True)
+
+
+def chosen(monkeypatch, sizes, trace, formed):
+  """The way that `contract` goes; nothing is computed."""
+  with monkeypatch.context() as patch:
+    for way in WAYS:
+      patch.setattr(contraction, f'_{way}', lambda *_, way=way: way)
+    n, c, m, d, t, k, o = sizes
+    shape = lambda *axes: jax.ShapeDtypeStruct(axes, np.float32)
+    left, right = (shape(n, t, k), shape(n, c, t, o)), (shape(m, t, k), shape(m, d, t, o))
+    return contract(left, np.broadcast_to(np.float32(0), (m, d, k * o)) if formed else right, trace)
+
+
+def test_the_choice_flips_as_documented(monkeypatch):
+  """Layers of a ResNet with 10 outputs, 20 samples; gradients that are formed."""
+  n, c = 20, 10
+  layers = {  # T, K, O
+      'early convolution': (32 * 32, 3 * 9, 16), 'late convolution': (16, 512 * 9, 512),
+      'dense': (1, 512, 1000), 'few places': (4, 64, 2)}
+  want = {'early convolution': 'gradients', 'late convolution': 'half', 'dense': 'vectors',
+          'few places': 'half'}
+  for trace in (False, True):
+    for layer, places in layers.items():
+      assert chosen(monkeypatch, Sizes(n, c, n, c, *places), trace, False) == want[layer], layer
+  # Few places, many outputs, of a weight that is no larger than they are many.
+  assert chosen(monkeypatch, Sizes(n, 1000, n, 1000, 8, 4, 4), False, False) == 'through'
+  for places in ((1, 8, 4), (1, 2, 2), (16, 8, 4), (64, 3, 2)):
+    for outputs in (1, 10):
+      for trace in (False, True):
+        assert chosen(monkeypatch, Sizes(n, outputs, n, outputs, *places), trace, True) in (
+            'gradients', 'through')
