@@ -11,5 +11,5 @@ from bioprop.plug.report import describe
 from bioprop.probes import Probe
 from bioprop.rules import RULES, Rule, make
 
-__all__ = ['RULES', 'Feedback', 'Probe', 'Rule', 'describe', 'feedback', 'flags', 'from_flags', 'install',
-           'jacobians', 'layers', 'make', 'uninstall', 'wrap']
+__all__ = ['RULES', 'Feedback', 'Probe', 'Rule', 'describe', 'feedback', 'flags', 'from_flags',
+           'install', 'jacobians', 'layers', 'make', 'uninstall', 'wrap']

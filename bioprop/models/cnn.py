@@ -20,12 +20,14 @@ class CNN(nn.Module):
     classes: width of the readout.
     width: channels of every convolution.
     strides: of each convolution, from the input up.
+    normalised: over the batch, after each convolution.
     parametrization: 'standard', 'ntk' or 'mup'; see bioprop/models/parametrization.py.
     gamma0: richness, in 'ntk' and 'mup'.
   """
   classes: int = 10
   width: int = 64
   strides: Sequence[int] = (1, 1, 1, 2, 1, 2, 1)
+  normalised: bool = True
   parametrization: str = 'standard'
   gamma0: float = 1.0
 
@@ -36,11 +38,12 @@ class CNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps images [n, h, w, c] to logits [n, classes], which depend on the whole batch."""
+    """Maps images [n, h, w, c] to logits [n, classes], which depend on the batch if normalised."""
     del train  # The batch's own moments in evaluation too, as the authors have it.
     how = Parametrization(self.parametrization, self.gamma0)
     for strides in self.strides:
-      x = nn.relu(_normalised(how.conv(x, self.width, (3, 3), strides)))
+      x = how.conv(x, self.width, (3, 3), strides)
+      x = nn.relu(_normalised(x) if self.normalised else x)
     return how.readout(jnp.mean(x, axis=(1, 2)), self.classes)
 
 

@@ -69,6 +69,10 @@ def base() -> ml_collections.ConfigDict:
   # bar moves: set it where an epoch takes minutes.
   config.steps_per_call = config_dict.placeholder(int)
 
+  # What to measure while training, by name: dict(type='entk', every=500, batch=64)
+  # (training/probing.py).
+  config.probes = ml_collections.ConfigDict()
+
   # Devices, all that there are: 'data=8', or 'data=2,fsdp=4'; None: one (training/mesh.py).
   config.mesh = config_dict.placeholder(str)
   # The processes that share them: 'auto', or 'HOST:PORT,NUM_PROCESSES,PROCESS_ID'

@@ -1,5 +1,6 @@
 """A whole run: from a configuration and a directory to results, through any interruption."""
 import contextlib
+import functools
 import math
 import os
 import time
@@ -8,7 +9,7 @@ import ml_collections
 import tqdm
 
 from bioprop.errors import DivergedError
-from bioprop.training import distributed, metrics, workdir
+from bioprop.training import distributed, metrics, probing, workdir
 from bioprop.training.checkpoint import Checkpoints
 from bioprop.training.results import Results
 from bioprop.training.trainer import NotFinite, Trainer
@@ -65,7 +66,15 @@ def _train(trainer, state, done, config, checkpoints, log, progress):
     clock = time.perf_counter()
     for epoch in range(done + 1, config.epochs + 1):
       bar.set_description(f'epoch {epoch}/{config.epochs}')
-      state, record = _epoch(trainer, state, epoch, checkpoints, bar.update)
+      scalars = {}
+      see = functools.partial(_see, log, scalars)
+      state, record = _epoch(trainer, state, epoch, checkpoints, bar.update, see)
+      if epoch == config.epochs:
+        for measured in probing.measure(trainer.probes, state, None):
+          see(measured)
+      # Of the network; those of each layer are in the files, and what has no value.
+      record |= {name: value for name, value in scalars.items()
+                 if name.count('/') == 1 and math.isfinite(value)}
       step = epoch * trainer.steps
       now = time.perf_counter()
       record['seconds'], clock = now - clock, now  # Of everything, the last checkpoint included.
@@ -87,11 +96,19 @@ def _write(log, record, step):
   distributed.on_first(lambda: log.write(record, step))
 
 
-def _epoch(trainer, state, epoch, checkpoints, tick):
+def _see(log, scalars, measured):
+  """Keeps what a probe found: in its file, in TensorBoard, and the scalars for the epoch's line."""
+  if log:
+    probing.write(log.workdir, measured)
+    log.draw(measured.scalars, measured.step)
+  scalars.update(measured.scalars)
+
+
+def _epoch(trainer, state, epoch, checkpoints, tick, see):
   """One epoch and its record, or the reason why it could not be."""
   began = time.perf_counter()
   try:
-    state, train = trainer.epoch(state, epoch, tick)
+    state, train = trainer.epoch(state, epoch, tick, see)
   except NotFinite as failure:
     checkpoints.wait()
     last = checkpoints.last()

@@ -15,6 +15,9 @@ class MetricsLog:
 
   Lines of later epochs, which an interrupted run wrote after its last checkpoint, are cut: they
   are computed again, to the same numbers.
+
+  Attributes:
+    workdir: the run's directory.
   """
 
   def __init__(self, workdir: pathlib.Path, epoch: int, step: int):
@@ -23,6 +26,7 @@ class MetricsLog:
     Raises:
       WorkdirError: if a line of an earlier epoch is missing.
     """
+    self.workdir = workdir
     self._path = workdir / _NAME
     self._cut(epoch)
     self._board = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1)
@@ -33,10 +37,13 @@ class MetricsLog:
       file.write(json.dumps(record) + '\n')
       file.flush()
       os.fsync(file.fileno())
-    for name, value in record.items():
-      if isinstance(value, float):
-        self._board.add_scalar(name, value, step)
+    self.draw({name: value for name, value in record.items() if isinstance(value, float)}, step)
     self._board.flush()
+
+  def draw(self, scalars: dict[str, float], step: int) -> None:
+    """Gives numbers to TensorBoard alone."""
+    for name, value in scalars.items():
+      self._board.add_scalar(name, value, step)
 
   def close(self) -> None:
     """Ends the TensorBoard events."""

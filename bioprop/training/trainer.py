@@ -14,7 +14,7 @@ from bioprop.errors import BiopropError, ConfigError, DataError, DivergedError
 from bioprop.models import MODELS
 from bioprop.plug.linen import wrap
 from bioprop.rules import make
-from bioprop.training import augment, diagnose, loss, mesh, optimizer
+from bioprop.training import augment, diagnose, loss, mesh, optimizer, probing
 from bioprop.training import config as config_lib
 from bioprop.training import step as step_lib
 from bioprop.training.state import State, make_state
@@ -42,6 +42,7 @@ class Trainer:
     schedule: the learning rate by step.
     task: the pure description of a step.
     train_data: the training examples, on the device.
+    probes: what is measured while training.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, data_dir: str | None = None,
@@ -53,6 +54,7 @@ class Trainer:
       DataError: if the dataset is missing, or too small for one batch.
     """
     config_lib.check(config)
+    probing.check(config)
     place = mesh.make_placement(config)
     rule = make(config.rule, **config_lib.rule_options(config))
     # Always the same split: seeds differ in training, not in what is validated on.
@@ -84,8 +86,11 @@ class Trainer:
         wrap(model, rule), tx, loss.make_loss(config.loss, data.values),
         loss.make_decision(data.values), augment.make_augment(config.augment), data.mean, data.std,
         config.seed, config.batch_size, place)
-    self._per_call = min(config.steps_per_call or self.steps, self.steps)
     self.train_data = place.put_everywhere(step_lib.Examples(*data.train))
+    self.probes = probing.make(config, self.task, step_lib.Examples(*data.train))
+    between = probing.together(self.probes, self.steps)
+    self._per_call = math.gcd(between, config.steps_per_call) if (
+        config.steps_per_call and self.probes) else min(config.steps_per_call or between, between)
     self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
                         if config.validation else None)
     self._test = data.test
@@ -124,10 +129,12 @@ class Trainer:
 
   def epoch(
       self, state: State, epoch: int, tick: Callable[[int], None] = lambda steps: None,
+      see: Callable[[probing.Measured], None] | None = None,
   ) -> tuple[State, Average]:
     """Trains one epoch (1 is the first); the state that came in is used up.
 
-    `tick` is called with the number of steps done, 0 while waiting for the device.
+    `tick` is called with the number of steps done, 0 while waiting for the device; `see` with what
+    probes find; None: they are not asked.
 
     Raises:
       NotFinite: if the loss, or anything in the state, is infinite or NaN.
@@ -136,6 +143,9 @@ class Trainer:
     labels = self.task.batch_size * math.prod(self.train_data.labels.shape[1:])  # Of a step.
     for start in range(0, self.steps, self._per_call):
       length = min(self._per_call, self.steps - start)
+      if see is not None:
+        for measured in probing.measure(self.probes, state, start):
+          see(measured)
       state, metrics, finite = self._train(length, state, self.train_data, epoch, start)
       _wait(finite, tick)
       losses = np.asarray(metrics.loss, np.float64)

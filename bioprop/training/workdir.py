@@ -4,6 +4,7 @@
     metrics.jsonl     one line per epoch, and one with the final result
     events.out.*      the same for TensorBoard
     checkpoints/      by epoch
+    probes/           measurements, by probe and step (training/probing.py)
     curves.png        drawn by train.py
 """
 import contextlib

@@ -1,4 +1,5 @@
 """Contractions of factors: against NumPy, and against multiply-adds counted in their programs."""
+import functools
 import math
 
 import jax
@@ -34,9 +35,16 @@ def close(got, want):
 
 
 def forced(way, left, right, formed, sizes, trace):
-  """One way, of factors or of gradients."""
-  right = formed.reshape(sizes.m, sizes.d, sizes.k, sizes.o) if formed is not None else right
+  """One way, of factors, or of gradients where they are formed."""
+  right = right if formed is None else formed.reshape(sizes.m, sizes.d, sizes.k, sizes.o)
   return getattr(contraction, f'_{way}')(left, right, trace)
+
+
+def program(way, is_formed, sizes, trace):
+  """The equations of one way, each with how often it runs."""
+  left, right, formed = operands(sizes)
+  run = functools.partial(forced, way, sizes=sizes, trace=trace)
+  return list(equations(jax.make_jaxpr(run)(left, right, formed if is_formed else None).jaxpr))
 
 
 def ways_of(sizes, trace):
@@ -53,10 +61,10 @@ def equations(jaxpr, times=1):
     yield eqn, times
 
 
-def multiply_adds(jaxpr):
+def multiply_adds(equations):
   """Of all matrix products: the size of the result times that of what is summed over."""
   total = 0
-  for eqn, times in equations(jaxpr):
+  for eqn, times in equations:
     if eqn.primitive.name == 'dot_general':
       (summed, _), _ = eqn.params['dimension_numbers']
       length = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
@@ -88,53 +96,54 @@ def test_every_way_and_every_slice(sizes, trace, monkeypatch):
     close(kernel, reference(left, right, trace))
 
 
-@pytest.mark.parametrize('trace', [False, True])
+@pytest.mark.parametrize('sizes, trace', [(FULL, False), (TRACED, True)], ids=['full', 'traced'])
 @pytest.mark.usefixtures('x64', 'quick')
-def test_the_way_that_costs_least(trace):
+def test_the_way_that_costs_least(sizes, trace):
   """Of sizes for which each way is the cheapest, `contract` gives the same as NumPy."""
-  cases = {('vectors', False): (2, 3, 4, 3, 1, 5, 6), ('gradients', False): (4, 2, 3, 2, 9, 2, 3),
-           ('half', False): (2, 2, 3, 2, 2, 6, 9), ('through', False): (6, 9, 2, 9, 3, 2, 2),
-           ('gradients', True): (3, 1, 9, 1, 2, 2, 2), ('through', True): (2, 5, 3, 5, 1, 3, 2)}
+  few = (6, 2, 1, 2, 2, 3, 1)
+  cases = {
+      ('vectors', False): (2, 3, 4, 3, 1, 5, 6), ('gradients', False): (4, 2, 3, 2, 9, 2, 3),
+      ('half', False): (2, 2, 3, 2, 2, 6, 9), ('gradients', True): sizes._replace(t=9, k=2),
+      ('through', False): few if trace else (4, 8, 3, 3, 3, 4, 1),
+      ('through', True): few if trace else (4, 8, 4, 4, 4, 7, 1)}
   data = {}
-  for (way, formed), sizes in cases.items():
-    ways = costs(Sizes(*sizes), trace, formed)
-    assert min(ways, key=ways.get) == way, (way, formed, ways)
-    data[way, formed] = operands(sizes)
-  run = jax.jit(lambda data: {case: contract(left, gradients if case[1] else right, trace)
-                              for case, (left, right, gradients) in data.items()})
+  for (way, is_formed), case in cases.items():
+    ways = costs(Sizes(*case), trace, is_formed)
+    assert min(ways, key=ways.get) == way, (way, is_formed, ways)
+    data[way, is_formed] = operands(Sizes(*case))
+  run = jax.jit(lambda data: {case: contract(left, formed if case[1] else right, trace)
+                              for case, (left, right, formed) in data.items()})
   for case, kernel in run(data).items():
     close(kernel, reference(*data[case][:2], trace))
 
 
-def test_slices_are_small(monkeypatch):
-  """Where less may be held, no array but what is given and the result is larger than that."""
+@pytest.mark.parametrize('trace', [False, True])
+def test_slices_are_small(trace, monkeypatch):
+  """Where less may be held, no array is larger than that, what is given, and the result.
+
+  But `through` has the gradients of x' as a whole.
+  """
   sizes = Sizes(6, 2, 6, 2, 8, 40, 10)
-  left, right, formed = operands(sizes)
-  for trace in (False, True):
-    for way, is_formed in ways_of(sizes, trace):
-      largest = {}
-      for floats in (2**24, 6 * 8 * 40):
-        monkeypatch.setattr(contraction, '_FLOATS', floats)
-        jaxpr = jax.make_jaxpr(lambda *args: forced(way, *args, sizes, trace))(
-            left, right, formed if is_formed else None).jaxpr
-        largest[floats] = max(var.aval.size for eqn, _ in equations(jaxpr) for var in eqn.outvars)
-      given = max(a.size for a in (*left, *((formed,) if is_formed else right)))
-      if way == 'through' and not is_formed:
-        given = formed.size  # Which it forms as a whole.
-      assert largest[6 * 8 * 40] <= max(given, 6 * 8 * 40) < largest[2**24] or (
-          largest[2**24] == formed.size), (way, is_formed, trace, largest)
+  n, c, m, d, t, k, o = sizes
+  given, gradients, few = max(n * t * k, n * c * t * o), m * d * k * o, 1000
+  for way, is_formed in ways_of(sizes, trace):
+    held = {}
+    for floats in (2**24, few):
+      monkeypatch.setattr(contraction, '_FLOATS', floats)
+      held[floats] = max(var.aval.size for eqn, _ in program(way, is_formed, sizes, trace)
+                         for var in eqn.outvars)
+    bound = max(given, gradients if way == 'through' or is_formed else few)
+    assert held[few] <= bound <= held[2**24], (way, is_formed, held)
 
 
-@pytest.mark.parametrize('sizes', [FULL, Sizes(2, 3, 4, 3, 1, 5, 6)], ids=['places', 'one place'])
-def test_costs_are_those_of_the_programs(sizes):
+@pytest.mark.parametrize('sizes, trace', [
+    (FULL, False), (TRACED, True), (Sizes(2, 3, 4, 2, 1, 5, 6), False),
+    (Sizes(2, 3, 4, 3, 1, 5, 6), True)])
+def test_costs_are_those_of_the_programs(sizes, trace):
   """The products that each way's program makes, counted in it; an outer product is no sum."""
-  left, right, formed = operands(sizes)
-  for trace in (False, True) if sizes.c == sizes.d else (False,):
-    for is_formed in (False, True):
-      for way, cost in costs(sizes, trace, is_formed).items():
-        jaxpr = jax.make_jaxpr(lambda *args: forced(way, *args, sizes, trace))(
-            left, right, formed if is_formed else None)
-        assert multiply_adds(jaxpr.jaxpr) == cost, (way, trace, is_formed)
+  for is_formed in (False, True):
+    for way, cost in costs(sizes, trace, is_formed).items():
+      assert multiply_adds(program(way, is_formed, sizes, trace)) == cost, (way, is_formed)
 
 
 def test_costs_by_hand():
@@ -164,21 +173,16 @@ def chosen(monkeypatch, sizes, trace, formed):
     return contract(left, np.broadcast_to(np.float32(0), (m, d, k * o)) if formed else right, trace)
 
 
-def test_the_choice_flips_as_documented(monkeypatch):
-  """Layers of a ResNet with 10 outputs, 20 samples; gradients that are formed."""
-  n, c = 20, 10
+@pytest.mark.parametrize('trace', [False, True])
+def test_the_choice_flips_as_documented(trace, monkeypatch):
+  """Layers of networks with 10 outputs, of 20 samples; errors at many outputs; formed gradients."""
+  go = functools.partial(chosen, monkeypatch, trace=trace)
   layers = {  # T, K, O
-      'early convolution': (32 * 32, 3 * 9, 16), 'late convolution': (16, 512 * 9, 512),
-      'dense': (1, 512, 1000), 'few places': (4, 64, 2)}
-  want = {'early convolution': 'gradients', 'late convolution': 'half', 'dense': 'vectors',
-          'few places': 'half'}
-  for trace in (False, True):
-    for layer, places in layers.items():
-      assert chosen(monkeypatch, Sizes(n, c, n, c, *places), trace, False) == want[layer], layer
-  # Few places, many outputs, of a weight that is no larger than they are many.
-  assert chosen(monkeypatch, Sizes(n, 1000, n, 1000, 8, 4, 4), False, False) == 'through'
-  for places in ((1, 8, 4), (1, 2, 2), (16, 8, 4), (64, 3, 2)):
-    for outputs in (1, 10):
-      for trace in (False, True):
-        assert chosen(monkeypatch, Sizes(n, outputs, n, outputs, *places), trace, True) in (
-            'gradients', 'through')
+      'gradients': (32 * 32, 3 * 9, 16), 'half': (4 * 4, 512 * 9, 512), 'vectors': (1, 512, 1000)}
+  for way, places in layers.items():
+    assert go(Sizes(20, 10, 20, 10, *places), formed=False) == way
+  if not trace:
+    assert go(Sizes(20, 1000, 20, 1, 48, 64, 64), formed=False) == 'through'
+  ways = {go(Sizes(20, c, 20, c, *places), formed=True) for c in (1, 10)
+          for places in ((1, 8, 4), (1, 2, 2), (16, 8, 4), (64, 3, 2))}
+  assert ways == {'gradients', 'through'}
