@@ -28,9 +28,10 @@ def get_config(gamma0='1'):
   config.learning_rate = 0.2
   config.momentum = 0.0
   config.schedule = 'constant'
-  # What the paper's equations have in the place of each rule's own scale.
+  # As in the equations of the paper; Hebb's, which diverge with ten outputs, are a 40th of that.
   config.rule_defaults = {
-      'fa': {'scale': 1.0}, 'dfa': {'scale': 1 / gamma0}, 'hebb': {'scale': 1 / (gamma0 * _WIDTH)}}
+      'fa': {'scale': 1.0}, 'dfa': {'scale': 1 / gamma0},
+      'hebb': {'scale': 1 / (40 * gamma0 * _WIDTH)}}
   for name in ('entk', 'features', 'angles', 'alignment'):
     config.probes[name] = {'type': name, 'every': 500, 'batch': 100, 'block': 50}
   return config

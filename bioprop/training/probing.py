@@ -133,8 +133,9 @@ def balanced(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray
     order = np.concatenate([order[:count][np.argsort(labels[order[:count]], kind='stable')],
                             order[count:]])
   if count > len(labels):
-    raise ConfigError(f'config.probes.{name}.batch is {count}, and only {len(labels)} training '
-                      f'examples are there. Type --config.probes.{name}.batch={min(64, len(labels))}.')
+    raise ConfigError(
+        f'config.probes.{name}.batch is {count}, and only {len(labels)} training examples are '
+        f'there. Type --config.probes.{name}.batch={min(64, len(labels))}.')
   return order[:count]
 
 
