@@ -10,7 +10,7 @@ import pathlib
 
 from absl import app
 
-from bioprop.bench import plots
+from bioprop.bench import pictures, plots
 from bioprop.training import cli, distributed, run
 
 
@@ -21,6 +21,7 @@ def main(argv):
   with cli.reported(workdir):
     results = run(config, workdir, data_dir)
     distributed.on_first(lambda: plots.curves(workdir, workdir / 'curves.png'))
+    distributed.on_first(lambda: pictures.draw(workdir, workdir))
   if distributed.is_first():
     print(f'{results.table()}\nin {workdir}')
 

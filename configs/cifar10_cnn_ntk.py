@@ -1,4 +1,4 @@
-r"""CIFAR-10, four strided convolutions at the scale of feature learning, with all probes.
+r"""CIFAR-10, three strided convolutions at the scale of feature learning, with all probes.
 
     python -m bioprop.bench.sweep runs/ntk configs/cifar10_cnn_ntk.py \
         --rules=bp,fa,dfa,hebb,gln,align_ada --seeds=0 --data_dir=...
@@ -9,7 +9,7 @@ Results: docs/results/representation.md.
 """
 from bioprop.training import base
 
-_WIDTH = 48
+_WIDTH = 32
 
 
 def get_config(gamma0='1'):
@@ -18,13 +18,13 @@ def get_config(gamma0='1'):
   config.dataset = 'cifar10'
   config.model = 'cnn'
   config.model_options.width = _WIDTH
-  config.model_options.strides = (2, 1, 2, 2)
+  config.model_options.strides = (2, 2, 2)
   config.model_options.normalised = False  # A sample's output is to be its own.
   config.model_options.parametrization = 'mup'
   config.model_options.gamma0 = gamma0
   config.loss = 'mse_centred'
-  config.epochs = 5
-  config.learning_rate = 0.2
+  config.epochs = 3
+  config.learning_rate = 1.0
   config.momentum = 0.0
   config.schedule = 'constant'
   # As in the equations of the paper; Hebb's, which diverge with ten outputs, are a 40th of that.

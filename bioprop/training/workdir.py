@@ -5,7 +5,7 @@
     events.out.*      the same for TensorBoard
     checkpoints/      by epoch
     probes/           measurements, by probe and step (training/probing.py)
-    curves.png        drawn by train.py
+    curves.png        drawn by train.py, and pictures of what probes found
 """
 import contextlib
 import fcntl

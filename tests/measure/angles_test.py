@@ -138,15 +138,14 @@ def test_backprop_is_at_no_angle(net):
 
 
 class Net(nnx.Module):
-  """A layer that is called twice, and a norm."""
+  """A layer that is called twice."""
 
   def __init__(self):
-    kwargs = {'rngs': nnx.Rngs(0), 'param_dtype': F}
-    self.twice, self.norm = nnx.Linear(4, 4, **kwargs), nnx.LayerNorm(4, **kwargs)
-    self.out = nnx.Linear(4, 2, **kwargs)
+    make = lambda outputs: nnx.Linear(4, outputs, rngs=nnx.Rngs(0), param_dtype=F)
+    self.twice, self.out = make(4), make(2)
 
   def __call__(self, x):
-    return self.out(self.norm(nnx.tanh(self.twice(nnx.tanh(self.twice(x))))))
+    return self.out(nnx.tanh(self.twice(nnx.tanh(self.twice(x)))))
 
 
 @pytest.mark.usefixtures('x64', 'quick')
@@ -197,15 +196,14 @@ def test_by_hand():
 
 
 def test_what_has_no_angle():
-  """Derivatives of all outputs, and those of another model."""
-  x, error = jnp.ones((3, 3)), jnp.ones((3, 2))
-  model = nn.Dense(2)
-  jacobians, variables = bioprop.jacobians(model, x), model.init(KEY, x)
-  gradient = jacobians.gradient(variables)((x, error))
-  full = jacobians.true(variables)(x)
-  for pair in ((gradient, full), (full, gradient)):
-    with pytest.raises(MeasureError, match=r'of \[2\] outputs.*jacobians.update\(variables\)'):
-      measure.angles(*pair)
-  other = Jacobian({}, {'w': jnp.ones((3, 1, 4))})
-  with pytest.raises(MeasureError, match='gradients are of bias, kernel, and .* of w'):
-    measure.angles(gradient, other)
+  """Derivatives of all outputs, as factors or as they are, and those of another model."""
+  ones = lambda *shape: np.ones(shape, np.float32)
+  at_errors = Jacobian({'w': (ones(3, 1, 4), ones(3, 1, 1, 2))}, {'v': ones(3, 1, 5)})
+  factors = Jacobian({'w': (ones(3, 1, 4), ones(3, 2, 1, 2))}, {'v': ones(3, 1, 5)})
+  full = Jacobian({}, {'v': ones(3, 2, 5)})
+  for other, outputs in ((factors, '1, 2'), (full, '2')):
+    for pair in ((at_errors, other), (other, at_errors)):
+      with pytest.raises(MeasureError, match=rf'of \[{outputs}\] outputs.*jacobians.update'):
+        measure.angles(*pair)
+  with pytest.raises(MeasureError, match='gradients are of v, w, and .* of v. Take both'):
+    measure.angles(at_errors, Jacobian({}, at_errors.full))

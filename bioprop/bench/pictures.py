@@ -1,0 +1,183 @@
+"""Draws what the probes of a run found, from its directory.
+
+    python -m bioprop.bench.pictures WORKDIR ... [--out=FOLDER]
+
+Into FOLDER, or each run's own directory:
+
+    kernels.png    the effective eNTK and each layer's Phi, ordered by class, over training
+    angles.png     by layer: cosine of pseudogradient and gradient, and of W and B, over training
+    alignment.png  by layer: alignment with the targets, and share of the eNTK, over training
+    spectrum.png   singular values of the eNTK, over training
+
+Which of them there are depends on the run's probes; train.py draws them too.
+"""
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+
+from bioprop import measure
+from bioprop.errors import WorkdirError
+from bioprop.training import cli, probing, workdir
+
+_OUT = flags.DEFINE_string('out', None, 'Folder of the pictures; None: the directory of each run.')
+
+Found = Sequence[Mapping[str, np.ndarray]]  # Of one probe, in the order of steps.
+
+
+def draw(run: str | os.PathLike, folder: str | os.PathLike) -> list[pathlib.Path]:
+  """Draws a run's pictures.
+
+  Args:
+    run: the run's directory.
+    folder: where they are written, over pictures of the same names.
+
+  Returns:
+    The files; none if the run has no probes.
+
+  Raises:
+    WorkdirError: if the directory holds no run, or its probes have found nothing yet.
+  """
+  config = workdir.read_config(pathlib.Path(run))
+  if config is None:
+    raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
+                       'train.py.')
+  by_type: dict[str, Found] = {}
+  for name, options in config.get('probes', {}).items():
+    by_type.setdefault(options['type'], probing.read(run, name))
+  title = f'{pathlib.Path(run).name}: {config["model"]} on {config["dataset"]}, {config["rule"]}'
+  files = []
+  for name, picture in (('kernels', _kernels), ('angles', _angles), ('alignment', _alignment),
+                        ('spectrum', _spectrum)):
+    figure = picture(by_type)
+    if figure is not None:
+      figure.suptitle(title)
+      files.append(pathlib.Path(folder) / f'{name}.png')
+      figure.savefig(files[-1])
+  return files
+
+
+def _kernels(by_type) -> Figure | None:
+  """A row for each moment, a column for each kernel."""
+  columns = [(kind, key) for kind in ('entk', 'features') if kind in by_type
+             for key in by_type[kind][0] if key == 'kernel' or key.startswith('phi/')]
+  if not columns:
+    return None
+  moments = _moments(by_type[columns[0][0]])
+  figure = Figure(figsize=(2.4 * len(columns), 2.5 * len(moments) + 0.4), layout='constrained')
+  grid = figure.subplots(len(moments), len(columns), squeeze=False)
+  for row, moment in zip(grid, moments):
+    for axes, (kind, key) in zip(row, columns):
+      found = by_type[kind][min(moment, len(by_type[kind]) - 1)]
+      limit = np.abs(found[key]).max() or 1
+      axes.imshow(found[key], vmin=-limit, vmax=limit, cmap='RdBu_r', interpolation='nearest')
+      axes.set_title(f'{_short(key)}, step {found["step"]}', fontsize=8)
+      labels = found['labels']
+      if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        _mark_classes(axes, labels)
+      else:
+        axes.set(xticks=[], yticks=[])
+  return figure
+
+
+def _mark_classes(axes, labels):
+  """A tick in the middle of each class, named by it."""
+  classes = np.unique(labels)
+  middles = [np.flatnonzero(labels == one).mean() for one in classes]
+  axes.set_xticks(middles, classes, fontsize=5)
+  axes.set_yticks(middles, classes, fontsize=5)
+  axes.tick_params(length=0)
+
+
+def _angles(by_type) -> Figure | None:
+  panels = [
+      ('angles', 'cosine', 'cosine of pseudogradient\nand gradient'),
+      ('angles', 'signals', 'cosine of the signals\nat the layer\'s output'),
+      ('angles', 'ratio', '|pseudogradient| / |gradient|'),
+      ('alignment', 'cosine', 'cosine of W and B'),
+      ('alignment', 'direct', 'cosine of direct feedback and\nthe product of the weights above'),
+  ]
+  return _over_training(by_type, panels)
+
+
+def _alignment(by_type) -> Figure | None:
+  panels = [
+      ('entk', 'target_alignment', 'alignment of the eNTK\nwith the targets'),
+      ('features', 'target_alignment', 'alignment of Phi\nwith the targets'),
+      ('entk', 'share', 'share of the eNTK\'s trace'),
+      ('features', 'effective_rank', 'effective rank of Phi'),
+  ]
+  return _over_training(by_type, panels)
+
+
+def _over_training(by_type, panels) -> Figure | None:
+  """A panel for each quantity that there is, a line for each layer and one for the network."""
+  drawn = []
+  for kind, name, label in panels:
+    found = by_type.get(kind, [])
+    keys = [key for key in (found[0] if found else ()) if not key.endswith('/bias')
+            and key.split('/')[0] == name and found[0][key].ndim == 0]
+    if keys:
+      drawn.append((found, keys, label))
+  if not drawn:
+    return None
+  figure = Figure(figsize=(4.2 * len(drawn), 3.8), layout='constrained')
+  for axes, (found, keys, label) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn):
+    for key in keys:
+      whole = '/' not in key
+      axes.plot([one['step'] for one in found], [one[key] for one in found], marker='.',
+                color='black' if whole else None, label='network' if whole else _short(key))
+    axes.set(xlabel='step', ylabel=label)
+    axes.legend(fontsize=7)
+  return figure
+
+
+def _spectrum(by_type) -> Figure | None:
+  if 'entk' not in by_type:
+    return None
+  figure = Figure(figsize=(5, 3.8), layout='constrained')
+  axes = figure.subplots()
+  for moment in _moments(by_type['entk']):
+    found = by_type['entk'][moment]
+    values = np.asarray(measure.spectrum(found['kernel']))
+    axes.plot(np.arange(1, len(values) + 1), values, marker='.', label=f'step {found["step"]}')
+  axes.set(xscale='log', yscale='log', xlabel='index', ylabel='singular value of the eNTK')
+  axes.legend()
+  return figure
+
+
+def _moments(found: Found) -> list[int]:
+  """The start, the middle and the end, by step."""
+  steps = [int(one['step']) for one in found]
+  middle = int(np.argmin(np.abs(np.array(steps) - steps[-1] / 2)))
+  return sorted({0, middle, len(steps) - 1})
+
+
+def _short(key: str) -> str:
+  """The layer of 'phi/Dense_0/kernel'; what names no layer as it is."""
+  name, *path = key.split('/')
+  layer = '/'.join(path[:-1]) if len(path) > 1 else '/'.join(path)
+  return f'Phi {layer}' if name == 'phi' else layer or {'kernel': 'eNTK'}.get(name, name)
+
+
+def main(argv):
+  """Draws the pictures of each run."""
+  with cli.reported():
+    if not argv[1:]:
+      raise WorkdirError('there are no runs to draw. Type for instance: '
+                         'python -m bioprop.bench.pictures runs/one')
+    for run in argv[1:]:
+      folder = pathlib.Path(_OUT.value or run)
+      folder.mkdir(parents=True, exist_ok=True)
+      files = draw(run, folder)
+      for file in files:
+        print(file)
+      if not files:
+        print(f'{run} has no probes: see config.probes in bioprop/training/probing.py.')
+
+
+if __name__ == '__main__':
+  app.run(main)
