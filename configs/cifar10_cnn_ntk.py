@@ -22,6 +22,7 @@ def get_config(gamma0='1'):
   config.model_options.normalised = False  # A sample's output is to be its own.
   config.model_options.parametrization = 'mup'
   config.model_options.gamma0 = gamma0
+  config.model_options.use_bias = False
   config.loss = 'mse_centred'
   config.epochs = 3
   config.learning_rate = 1.0

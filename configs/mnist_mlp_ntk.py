@@ -23,6 +23,7 @@ def get_config(gamma0='1'):
   config.model_options.activation = 'relu'
   config.model_options.parametrization = 'mup'
   config.model_options.gamma0 = gamma0
+  config.model_options.use_bias = False
   config.loss = 'mse_centred'
   config.epochs = 5
   config.learning_rate = 0.2

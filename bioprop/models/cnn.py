@@ -23,6 +23,7 @@ class CNN(nn.Module):
     normalised: over the batch, after each convolution.
     parametrization: 'standard', 'ntk' or 'mup'; see bioprop/models/parametrization.py.
     gamma0: richness, in 'ntk' and 'mup'.
+    use_bias: whether layers have biases, which the theory of wide networks mostly leaves out.
   """
   classes: int = 10
   width: int = 64
@@ -30,6 +31,7 @@ class CNN(nn.Module):
   normalised: bool = True
   parametrization: str = 'standard'
   gamma0: float = 1.0
+  use_bias: bool = True
 
   @property
   def learning_rate_factor(self) -> float:
@@ -42,9 +44,9 @@ class CNN(nn.Module):
     del train  # The batch's own moments in evaluation too, as the authors have it.
     how = Parametrization(self.parametrization, self.gamma0)
     for strides in self.strides:
-      x = how.conv(x, self.width, (3, 3), strides)
+      x = how.conv(x, self.width, (3, 3), strides, self.use_bias)
       x = nn.relu(_normalised(x) if self.normalised else x)
-    return how.readout(jnp.mean(x, axis=(1, 2)), self.classes)
+    return how.readout(jnp.mean(x, axis=(1, 2)), self.classes, self.use_bias)
 
 
 def _normalised(x: jax.Array) -> jax.Array:

@@ -16,12 +16,14 @@ class MLP(nn.Module):
     activation: name of a function in `flax.linen` ('tanh', 'relu', ...), or a callable.
     parametrization: 'standard', 'ntk' or 'mup'; see bioprop/models/parametrization.py.
     gamma0: richness, in 'ntk' and 'mup'.
+    use_bias: whether layers have biases, which the theory of wide networks mostly leaves out.
   """
   classes: int = 10
   hidden: Sequence[int] = (800, 800)
   activation: str | Callable[[jax.Array], jax.Array] = 'tanh'
   parametrization: str = 'standard'
   gamma0: float = 1.0
+  use_bias: bool = True
 
   @property
   def learning_rate_factor(self) -> float:
@@ -37,5 +39,5 @@ class MLP(nn.Module):
     how = Parametrization(self.parametrization, self.gamma0)
     x = x.reshape((x.shape[0], -1))
     for width in self.hidden:
-      x = phi(how.dense(x, width))
-    return how.readout(x, self.classes)
+      x = phi(how.dense(x, width, self.use_bias))
+    return how.readout(x, self.classes, self.use_bias)

@@ -56,9 +56,9 @@ class Parametrization:
     layer = nn.Conv(features, size, strides=strides, use_bias=use_bias, **self._init())
     return layer(self._scaled(x, math.prod(size) * x.shape[-1]))
 
-  def readout(self, x: jax.Array, classes: int) -> jax.Array:
+  def readout(self, x: jax.Array, classes: int, use_bias: bool = True) -> jax.Array:
     """The last layer [..., N] -> [..., classes], divided by gamma; as `dense`."""
-    y = self.dense(x, classes)
+    y = self.dense(x, classes, use_bias)
     return y if self.name == 'standard' else y / self._gamma(x.shape[-1])
 
   def learning_rate_factor(self, width: int) -> float:
