@@ -32,7 +32,7 @@ def measure(name: str, rounds: int) -> list[dict]:
     A row for 'bare' and one for 'bioprop': model, loop, epoch_s (median), ratio (median over
     rounds of the epoch's time over the bare epoch's time of the same round).
   """
-  data = _random_images(*CASES[name])
+  data = random_images(*CASES[name])
   config = base()
   config.update(rule='bp', model=name, validation=0, batch_size=min(64, len(data.train.labels)),
                 learning_rate=1e-3, schedule='constant')
@@ -96,7 +96,8 @@ def _bare(config, data):
   return epoch
 
 
-def _random_images(examples, shape):
+def random_images(examples: int, shape: tuple[int, ...]) -> Dataset:
+  """Images of noise [examples, *shape] with labels 0..9; nothing to validate on."""
   rng = np.random.default_rng(0)
   split = Split(rng.integers(0, 256, (examples, *shape), np.uint8),
                 rng.integers(0, 10, examples).astype(np.int32))

@@ -2,6 +2,7 @@
 
     python -m bioprop.bench.speed [--models=mlp,lenet,...] [--rules=bp,fa,...] [--json=FILE]
     python -m bioprop.bench.speed --loop    # the training loop beside a bare scan
+    python -m bioprop.bench.speed --probes  # 500 steps with all probes beside 500 without
 
 Models: mlp, lenet and resnet18 in linen, nnx_mlp and nnx_cnn in NNX. Everything is measured in one
 run. All steps of a model are compiled first; then, round after round, each is run for a while in
@@ -16,7 +17,7 @@ import time
 import jax
 from absl import app, flags, logging
 
-from bioprop.bench import epochs, nnx_steps, steps
+from bioprop.bench import epochs, nnx_steps, probed, steps
 from bioprop.rules import RULES
 
 CASES = {**steps.CASES, **nnx_steps.CASES}
@@ -25,6 +26,7 @@ _RULES = flags.DEFINE_list('rules', list(RULES), f'Rules to time: {", ".join(RUL
 _JSON = flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
 _ROUNDS = flags.DEFINE_integer('rounds', 15, 'Rounds of each model.', lower_bound=1)
 _SECONDS = flags.DEFINE_float('seconds', 0.5, 'Time of the plain step in one round.', 0.0)
+_PROBES = flags.DEFINE_boolean('probes', False, 'Time epochs with and without probes instead.')
 _LOOP = flags.DEFINE_boolean('loop', False, 'Time epochs of the training loop instead.')
 
 
@@ -95,7 +97,11 @@ def main(argv):
   print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
   rows = []
   for name in _MODELS.value:
-    if _LOOP.value:
+    if _PROBES.value:
+      for rule in _RULES.value if name in probed.CASES else ():
+        rows += (new := probed.measure(name, rule, _ROUNDS.value))
+        _print(new, ['model', 'rule', 'probes', 'epoch_s', 'ratio'])
+    elif _LOOP.value:
       if name in epochs.CASES:
         rows += (new := epochs.measure(name, _ROUNDS.value))
         _print(new, ['model', 'loop', 'epoch_s', 'ratio'])

@@ -168,7 +168,8 @@ def _tile_on(devices, trace, per_layer, true, pseudo, row, column):
 
   shared, divided = PartitionSpec(), PartitionSpec('samples')
   run = jax.shard_map(own, mesh=Mesh(devices, ('samples',)),
-                      in_specs=(shared, shared, divided, divided), out_specs=divided)
+                      in_specs=(shared, shared, divided, divided), out_specs=divided,
+                      check_vma=False)  # A model's jaxpr was traced outside of it.
   filled = lambda tree: jax.tree.map(lambda leaf: _filled(leaf, len(devices)), tree)
   n, m = (len(jax.tree.leaves(tree)[0]) for tree in (row, column))
   kernel = run(true, pseudo, filled(row), filled(column))

@@ -1,5 +1,5 @@
 """Differentiates a model's jaxpr sample by sample, with weights' derivatives as their factors."""
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,19 @@ from bioprop.typing import Array, PyTree
 class Differentiator:
   """Maps (parameters by path, other variables, samples) to their derivatives."""
 
-  def __init__(self, closed: core.ClosedJaxpr, paths: Iterable[str], sample: PyTree,
+  def __init__(self, pull: 'Pull', paths: Iterable[str], sample: PyTree,
                claimed: Sequence[Product], products: Sequence[Product], at_error: bool = False):
     """Prepares it.
 
     Args:
-      closed: the jaxpr of the model's one output, [1, ...], its inputs in this order.
+      pull: of the model, `pulled` or `pulled_twin`.
       paths: of all parameters.
       sample: shapes of the samples.
       claimed: products that are given as factors.
       products: all products; those that are not claimed are given as matrices.
       at_error: samples are (samples, errors), and derivatives those of <error, output>.
     """
-    self._closed, self._claimed, self._at_error = closed, claimed, at_error
+    self._pull, self._claimed, self._at_error = pull, claimed, at_error
     self._kinds = kinds(sample)
     given = {path for product in claimed for path in (product.path, product.bias)}
     self._rest = [path for path in paths if path not in given]
@@ -52,8 +52,7 @@ class Differentiator:
 
     def one(sample):
       alone = jax.tree.map(lambda leaf: leaf[None], sample)
-      (out,), _ = tapped.run(self._closed, jax.tree.leaves((params, others, alone)), {})
-      return out[0]
+      return self._pull(params, others, alone, {}, ())[0]
 
     return jax.vmap(one)(samples)
 
@@ -61,8 +60,8 @@ class Differentiator:
     sample, error = sample if self._at_error else (sample, None)
     alone = jax.tree.map(lambda leaf: leaf[None], sample)
     rest = {path: params[path] for path in self._rest}
-    out, back, inputs = _pulled(self._closed, params, others, alone, rest, self._claimed)
-    rows = error.reshape(1, -1) if self._at_error else jnp.eye(len(out), dtype=out.dtype)
+    out, back, inputs = self._pull(params, others, alone, rest, self._claimed)
+    rows = error.reshape(1, -1) if self._at_error else jnp.eye(out.size, dtype=out.dtype)
     full, cotangents = jax.vmap(back)(rows.astype(out.dtype))
     return ({product.path: product.factors(inputs, cotangents) for product in self._claimed},
             {path: leaf.reshape(len(rows), -1) for path, leaf in full.items()})
@@ -74,7 +73,7 @@ def kinds(samples: PyTree) -> list[str]:
           for leaf in jax.tree.leaves(samples)]
 
 
-def confirmed(closed: core.ClosedJaxpr, params: Mapping[str, Array], others: PyTree, alone: PyTree,
+def confirmed(pull: 'Pull', params: Mapping[str, Array], others: PyTree, alone: PyTree,
               claimed: Sequence[Product]) -> tuple[list[Product], bool]:
   """The products whose factors are their gradient, and whether all is linear in the error.
 
@@ -83,8 +82,8 @@ def confirmed(closed: core.ClosedJaxpr, params: Mapping[str, Array], others: PyT
 
   @jax.jit
   def tried(params, others, alone):
-    out, back, inputs = _pulled(closed, params, others, alone, params, claimed)
-    error = jax.random.normal(jax.random.key(1), out.shape, out.dtype)
+    out, back, inputs = pull(params, others, alone, params, claimed)
+    error = jax.random.normal(jax.random.key(1), (out.size,), out.dtype)
     (grads, cotangents), (twice, _) = back(error), back(2 * error)
     apart = []
     for product in claimed:
@@ -105,13 +104,46 @@ def confirmed(closed: core.ClosedJaxpr, params: Mapping[str, Array], others: PyT
   return kept, all(off < TOLERANCE for off in linear)
 
 
-def _pulled(closed, params, others, alone, rest, claimed: Sequence[Product]):
-  """The output [C] of a batch of one, its vjp in (rest, taps of `claimed`), and their inputs."""
+# Maps (params, others, a batch of one, some of the parameters, products) to the output without its
+# batch axis, the vjp of the flat output in (those parameters, the outputs of the products' calls),
+# and the inputs of these.
+Pull = Callable[..., tuple[Array, Callable[[Array], tuple[dict, dict]], dict]]
 
-  def output(rest, taps):
-    arguments = jax.tree.leaves(({**params, **rest}, others, alone))
-    (out,), inputs = tapped.run(closed, arguments, taps)
-    return out.reshape(-1), inputs
 
-  taps = {call: jnp.zeros(y.shape, y.dtype) for product in claimed for call, _, y in product.calls}
-  return jax.vjp(output, rest, taps, has_aux=True)
+def pulled(closed: core.ClosedJaxpr) -> Pull:
+  """The derivatives of a jaxpr of (params, others, a batch of one)."""
+
+  def pull(params, others, alone, rest, claimed):
+
+    def output(rest, taps):
+      arguments = jax.tree.leaves(({**params, **rest}, others, alone))
+      (out,), inputs = tapped.run(closed, arguments, taps)
+      return out.reshape(-1), (out[0], inputs)
+
+    taps = {call: jnp.zeros(y.shape, y.dtype)
+            for product in claimed for call, _, y in product.calls}
+    _, back, (out, inputs) = jax.vjp(output, rest, taps, has_aux=True)
+    return out, back, inputs
+
+  return pull
+
+
+def pulled_twin(acting: core.ClosedJaxpr, plain: core.ClosedJaxpr, moments: tuple[str, str],
+                initial: Callable[[PyTree], dict[str, Array]]) -> Pull:
+  """Those of a rule that multiplies inputs and errors of the network as it is or as it began.
+
+  Args:
+    acting: the jaxpr under the rule.
+    plain: by no rule.
+    moments: 'now' or 'initial', of the inputs and of the errors.
+    initial: maps all other variables to the initial parameters.
+  """
+  ruled, exact = pulled(acting), pulled(plain)
+
+  def pull(params, others, alone, rest, claimed):
+    out, back, _ = ruled(params, others, alone, rest, ())
+    at = {'now': params, 'initial': initial(others)}
+    of_inputs, of_errors = (exact(at[moment], others, alone, {}, claimed) for moment in moments)
+    return out, lambda error: (back(error)[0], of_errors[1](error)[1]), of_inputs[2]
+
+  return pull

@@ -79,9 +79,9 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
     stored = network.stored(label, others)
     if _DIRECT in stored:
       found.direct[label] = stored[_DIRECT]
-    if rule.redraws and rngs:
+    if rule.redraws and 'feedback' in (rngs or {}):
       stored = {**stored, 'key': rngs['feedback']}
-    if rule.redraws and 'key' not in stored:
+    if rule.redraws and not stored:  # All of its feedback is a call's own.
       continue
     names = {path.rpartition('/')[2]: path for path in own}
     sent = rule.sent_through({name: own[path] for name, path in names.items()}, stored)

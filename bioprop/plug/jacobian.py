@@ -18,13 +18,13 @@ from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Differentiate
-from bioprop.plug.differentiator import Differentiator, confirmed
+from bioprop.plug.differentiator import Differentiator, confirmed, pulled, pulled_twin
 from bioprop.plug.locations import TOLERANCE, distance
 from bioprop.plug.network import PlugNetwork, batch_of, traced
 from bioprop.plug.networks import make_network
 from bioprop.plug.output import Where
 from bioprop.plug.products import acted_on, find_products
-from bioprop.typing import PyTree
+from bioprop.typing import Array, PyTree
 
 
 def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
@@ -35,9 +35,9 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
     kernel = bioprop.measure.entk(jacobians.true(variables), jacobians.pseudo(variables), x)
 
   Computes nothing yet. Several inputs are given to `entk` as a tuple. Keep the object: it compiles
-  once. Dense layers, convolutions and embeddings give factors of their derivatives. Under rules of
-  the whole network, in loops (RNNs), and for weights that two kinds of ops share, derivatives are
-  given as they are, [n, C, p]: bound them by the `block` of `entk`.
+  once. Dense layers, convolutions and embeddings give factors of their derivatives. Elementwise
+  parameters, those in loops (RNNs), weights that two kinds of ops share, and all under gln give
+  their derivatives as they are, [n, C, p]: bound them by the `block` of `entk`.
 
   At first use, all is checked on one random sample: layers whose factors do not give their gradient
   are differentiated as they are.
@@ -149,20 +149,28 @@ class Jacobians:
     trace = lambda run, n: traced(run, *shapes, batch_of(n, sample), self._output)
     plain = trace(network.plain, 1)
     _refuse_coupled(plain, trace(network.plain, 2), values, sample)
-    check = lambda closed, products: confirmed(closed, *values, _drawn(sample), products)
-    products, _ = check(plain, find_products(plain, shapes[0], network.canonical))
-    make = lambda closed, claimed: tuple(
-        Differentiator(closed, shapes[0], sample, claimed, products, at_error)
+    # Away from where they began, at which some rules are backprop.
+    elsewhere = jax.tree.map(_moved, values[0]), values[1]
+    check = lambda pull, products: confirmed(pull, *elsewhere, _drawn(sample), products)
+    exact = pulled(plain)
+    products, _ = check(exact, find_products(plain, shapes[0], network.canonical))
+    make = lambda pull, claimed: tuple(
+        Differentiator(pull, shapes[0], sample, claimed, products, at_error)
         for at_error in (False, True))
-    acting, claimed = plain, products
+    ruled, claimed = exact, products
     if not network.exact:
       acting = trace(network.acting, 1)
-      claimed, linear = check(acting, acted_on(products, acting, network.multiplies))
+      if network.twin:
+        ruled = pulled_twin(acting, plain, network.twin, network.initial)
+        claimed, linear = check(ruled, products)
+      else:
+        ruled = pulled(acting)
+        claimed, linear = check(ruled, acted_on(products, acting, network.multiplies))
       self._linear = self._linear and linear
-    pseudo, update = make(acting, claimed)
+    pseudo, update = make(ruled, claimed)
     # The derivative is that of the forward pass which there is, where the rule has its own.
     true, gradient = (pseudo, update) if network.own_forward or network.exact else (
-        make(plain, products))
+        make(exact, products))
     return true, pseudo, update, gradient
 
 
@@ -177,6 +185,11 @@ def _refuse_coupled(single: core.ClosedJaxpr, double: core.ClosedJaxpr, values, 
         'that no sample has derivatives of its own. Prepare them in evaluation mode: '
         'bioprop.jacobians(model, x, train=False), or model.eval() in NNX; a model that takes the '
         'batch\'s moments in evaluation too cannot be measured sample by sample.')
+
+
+def _moved(w: Array) -> Array:
+  wave = 1 + jnp.cos(jnp.arange(w.size)).reshape(w.shape) / 8
+  return w * wave.astype(w.dtype) if jnp.issubdtype(w.dtype, jnp.inexact) else w
 
 
 def _drawn(shapes: PyTree) -> PyTree:

@@ -71,7 +71,8 @@ def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, j
 
   return PlugNetwork(
       plain, acting, rules, whole is None and all(rule.exact for rule in rules),
-      bool(whole and whole.own_forward), rule_at, stored, lambda path: path,
+      bool(whole and whole.own_forward), rule_at, stored,
+      lambda others: _by_path(others[FEEDBACK]['initial']), lambda path: path,
       model._plug.output if choice else None, split)
 
 

@@ -8,7 +8,7 @@ from jax.extend import core
 
 from bioprop.errors import MeasureError
 from bioprop.plug.output import Where, locate
-from bioprop.rules import AnyRule, Rule
+from bioprop.rules import AnyRule, NetworkRule, Rule
 from bioprop.typing import Array, PyTree
 
 # Maps (parameters by path, all else that the model carries, its inputs) to its outputs.
@@ -27,6 +27,7 @@ class PlugNetwork:
     own_forward: its rule has a forward pass of its own, and exact gradients.
     rule_at: the rule of the layer with this label; None if it is no rule of single layers.
     stored: maps a layer's label and `others` to the layer's feedback by name, {} if it has none.
+    initial: maps `others` to the initial parameters by path, under a rule that keeps them.
     canonical: the path in the parameters of a weight that a layer calls by its own path: the same,
       unless layers share it.
     output: which of the model's outputs is its output, as it was plugged.
@@ -40,9 +41,16 @@ class PlugNetwork:
   own_forward: bool
   rule_at: Callable[[str], Rule | None]
   stored: Callable[[str, PyTree], dict[str, Array]]
+  initial: Callable[[PyTree], dict[str, Array]]
   canonical: Callable[[str], str]
   output: Where
   split: Callable[[Any], tuple[dict[str, Array], PyTree]]
+
+  @property
+  def twin(self) -> tuple[str, str] | None:
+    """When inputs and errors are taken that a rule of the whole network multiplies; see there."""
+    return self.rules[0].multiplies if self.rules and isinstance(
+        self.rules[0], NetworkRule) else None
 
   def multiplies(self, label: str) -> bool:
     """Whether the layer with this label always multiplies its input with the cotangent."""

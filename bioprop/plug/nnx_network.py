@@ -12,6 +12,7 @@ from bioprop.plug.network import PlugNetwork
 from bioprop.plug.nnx import uninstall, watchable
 from bioprop.plug.nnx_layer import PLAN, Watcher, watching
 from bioprop.plug.nnx_run import OUTPUT, let_watch
+from bioprop.rules import make
 
 
 def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, jax.Array],
@@ -79,8 +80,8 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
     return None if layer is None or whole is not None else plans[layer]
 
   def rule_at(label):
-    plan = plan_of(label)
-    return None if plan is None else plan.rule
+    plan = plan_of(label)  # A layer that is left on backprop has none.
+    return plan.rule if plan else make('bp') if whole is None else None
 
   def stored(label, others):
     plan = plan_of(label)
@@ -88,9 +89,14 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
     return {name: others[f'{inside}{attribute}'] for _, name, attribute in plan.feedback
             if f'{inside}{attribute}' in others} if plan else {}
 
+  def initial(others):
+    inside = f'{nnx_whole.FEEDBACK}/initial/'
+    return {name.removeprefix(inside): leaf for name, leaf in others.items()
+            if name.startswith(inside)}
+
   return PlugNetwork(
       plain, acting, rules, whole is None and all(rule.exact for rule in rules),
-      whole is not None and whole.own_forward, rule_at, stored,
+      whole is not None and whole.own_forward, rule_at, stored, initial,
       lambda path: shared.get(path, path), vars(model).get(OUTPUT), split)
 
 

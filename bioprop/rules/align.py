@@ -68,6 +68,7 @@ class _Frozen(NetworkRule):
 @dataclasses.dataclass(frozen=True)
 class AlignZero(_Frozen):
   """align_zero: the initial network's gradient at the current error."""
+  multiplies = ('initial', 'initial')
 
   def run(self, network, params, feedback):
     """The network's output, and the initial network's gradient; see `NetworkRule.run`."""
@@ -87,6 +88,7 @@ class AlignAda(_Frozen):
       without a scan learn as under True.
   """
   same_time_error: bool = True
+  multiplies = ('now', 'initial')
 
   def __post_init__(self):
     check_choice(self, 'same_time_error', (True, False))

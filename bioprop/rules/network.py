@@ -37,6 +37,9 @@ class NetworkRule(abc.ABC):
     own_forward: the forward pass is the rule's own, and the gradients are its derivatives.
     needs_sample: the feedback depends on the shapes inside the network.
     keeps_weights: the feedback holds the initial parameters.
+    multiplies: the pseudogradient of an op's weights is always its input times the error that
+      backprop sends to its output: ('now', 'initial') if the input is that of the network as it is,
+      and the error that of the initial network. None: it is not so; measurements are slower.
   """
   exact: ClassVar[bool] = False
   learns: ClassVar[bool] = False
@@ -44,6 +47,7 @@ class NetworkRule(abc.ABC):
   own_forward: ClassVar[bool] = False
   needs_sample: ClassVar[bool] = False
   keeps_weights: ClassVar[bool] = False
+  multiplies: ClassVar[tuple[str, str] | None] = None
 
   @abc.abstractmethod
   def init_feedback(self, key: Key, network: Network, params: Params) -> dict[str, PyTree]:
