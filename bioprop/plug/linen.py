@@ -112,9 +112,8 @@ def marked_jaxpr(model: nn.Module, sample: tuple[Any, ...],
 def marked_apply(model: nn.Module, variables: Mapping[str, Any], args: tuple[Any, ...], rngs: Any,
                  kwargs: Mapping[str, Any]) -> Any:
   """The output of a model, plain or plugged, that runs by no rule and marks all its ops."""
-  session = Session(choose('fa'), marking=True)  # Any rule that is not exact marks all weights.
   hidden = _private(True, ('ops', next(_traces)))
-  return _intercepted(session, lambda: plain_model(model).apply(
+  return _intercepted(_marking(), lambda: plain_model(model).apply(
       variables, *args, rngs=rngs, mutable=hidden, **kwargs)[0])
 
 
@@ -194,9 +193,10 @@ class Plugged:
     """The plain model's `apply`, for a rule of the whole network."""
 
     def apply(variables, args, kwargs):
-      return _run(lambda: super(Plugged, self).apply(
+      run = lambda: super(Plugged, self).apply(
           variables, *args, rngs=rngs, method=method,
-          mutable=_private(mutable, ('whole', next(_traces))), **kwargs))
+          mutable=_private(mutable, ('whole', next(_traces))), **kwargs)
+      return _intercepted(_marking(), run) if wanted() else _run(run)
 
     return apply
 
@@ -249,6 +249,11 @@ def _prepare(plug: Plug, output_only, variables) -> Session:
   leaf = locate(out, plug.output)[1]
   session.error = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   return session
+
+
+def _marking() -> Session:
+  """Runs a model by no rule, and marks all its ops."""
+  return Session(choose('fa'), marking=True)  # Any rule that is not exact marks all weights.
 
 
 def _intercepted(session: Session, run):

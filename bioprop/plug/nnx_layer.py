@@ -185,8 +185,11 @@ def _run(layer, op_name, function, weights, params: Params, x: Array, use: str =
   if watcher is not None:
     return _watch(watcher, plan, op_name, use, op, params, x)
   rule, port, ready = plan.rule, None, True
+  at = label((plan.path, op_name)) + use
   if isinstance(rule, NetworkRule):
-    return op(params, x) if running.get() else without_gradient(op(params, x), _unbound(plan))
+    if not running.get():
+      return without_gradient(op(params, x), _unbound(plan))
+    return mark_output(op(params, mark_input(x, at)), at) if wanted() else op(params, x)
   if rule.reads_error:
     filled = getattr(layer, PORT)[...]
     ready = filled.shape[-1] != 0
@@ -206,7 +209,6 @@ def _run(layer, op_name, function, weights, params: Params, x: Array, use: str =
   feedback = _feedback(layer, plan, op_name, params, x)
   if rule.redraws:
     feedback = {**(feedback or {}), 'key': key}
-  at = label((plan.path, op_name)) + use
   x = mark_input(x, at) if wanted() else x
   y, port = assign(rule, op, params, x, feedback, port)
   y = mark_output(y, at) if wanted() else y
