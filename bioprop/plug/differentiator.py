@@ -9,6 +9,7 @@ from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Jacobian
 from bioprop.plug import tapped
 from bioprop.plug.locations import TOLERANCE, distance
+from bioprop.plug.network import cast
 from bioprop.plug.products import Product
 from bioprop.typing import Array, PyTree
 
@@ -17,7 +18,8 @@ class Differentiator:
   """Maps (parameters by path, other variables, samples) to their derivatives."""
 
   def __init__(self, pull: 'Pull', paths: Iterable[str], sample: PyTree,
-               claimed: Sequence[Product], products: Sequence[Product], at_error: bool = False):
+               claimed: Sequence[Product], products: Sequence[Product], at_error: bool = False,
+               dtype: jax.typing.DTypeLike | None = None):
     """Prepares it.
 
     Args:
@@ -27,14 +29,16 @@ class Differentiator:
       claimed: products that are given as factors.
       products: all products; those that are not claimed are given as matrices.
       at_error: samples are (samples, errors), and derivatives those of <error, output>.
+      dtype: samples are cast to it; None: as they are.
     """
     self._pull, self._claimed, self._at_error = pull, claimed, at_error
-    self._kinds = kinds(sample)
+    self._kinds, self._dtype = kinds(sample), dtype
     given = {path for product in claimed for path in (product.path, product.bias)}
     self._rest = [path for path in paths if path not in given]
     self._transposed = {p.path: p.shape for p in products if p.transposed}
 
   def __call__(self, params: Mapping[str, Array], others: PyTree, samples: PyTree) -> Jacobian:
+    samples = cast(samples, self._dtype)
     got = kinds(samples[0] if self._at_error else samples)
     if got != self._kinds:
       raise MeasureError(
@@ -49,6 +53,8 @@ class Differentiator:
 
   def output(self, params: Mapping[str, Array], others: PyTree, samples: PyTree) -> Array:
     """The outputs of samples, each by itself: [n, ...]."""
+
+    samples = cast(samples, self._dtype)
 
     def one(sample):
       alone = jax.tree.map(lambda leaf: leaf[None], sample)

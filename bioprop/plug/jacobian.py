@@ -20,7 +20,7 @@ from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Differentiate
 from bioprop.plug.differentiator import Differentiator, confirmed, pulled, pulled_twin
 from bioprop.plug.locations import TOLERANCE, distance
-from bioprop.plug.network import PlugNetwork, batch_of, traced
+from bioprop.plug.network import PlugNetwork, batch_of, cast, traced
 from bioprop.plug.networks import make_network
 from bioprop.plug.output import Where
 from bioprop.plug.products import acted_on, find_products
@@ -28,7 +28,8 @@ from bioprop.typing import Array, PyTree
 
 
 def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
-              rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any) -> 'Jacobians':
+              rngs: Mapping[str, jax.Array] | None = None,
+              dtype: jax.typing.DTypeLike | None = None, **kwargs: Any) -> 'Jacobians':
   """Prepares the derivatives of a model and of its rule, for `bioprop.measure.entk`.
 
     jacobians = bioprop.jacobians(model, x)
@@ -49,12 +50,21 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
       model was plugged with.
     rngs: random streams of linen models, for rules that draw at every call: each sample is
       differentiated under the same draw.
+    dtype: variables and inputs are cast to it, as to jnp.float64 under `jax.enable_x64(True)`;
+      None: as they are. A layer that has a dtype of its own computes in that.
     **kwargs: the model's keyword arguments. Say train=False where it matters: under batch
       statistics no sample has an output of its own.
+
+  Raises:
+    MeasureError: if the dtype is float64 and JAX has it not enabled.
   """
+  if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+    raise MeasureError(f'derivatives in {jnp.dtype(dtype).name} were asked for, and JAX would give '
+                       f'them in {jax.dtypes.canonicalize_dtype(dtype).name}. Enable it first: '
+                       f'jax.config.update(\'jax_enable_x64\', True).')
   alone = batch_of(1, sample)
   network = make_network(model, alone, rngs, kwargs)
-  return Jacobians(network, alone, network.output if output is None else output)
+  return Jacobians(network, cast(alone, dtype), network.output if output is None else output, dtype)
 
 
 class Jacobians:
@@ -64,8 +74,9 @@ class Jacobians:
   perhaps), or at an NNX model, and is compiled once for all of them.
   """
 
-  def __init__(self, network: PlugNetwork, sample: tuple[Any, ...], output: Where):
-    self._network, self._sample, self._output = network, sample, output
+  def __init__(self, network: PlugNetwork, sample: tuple[Any, ...], output: Where,
+               dtype: jax.typing.DTypeLike | None = None):
+    self._network, self._sample, self._output, self._dtype = network, sample, output, dtype
     self._made: dict[Any, tuple[Differentiator, ...]] = {}
     self._linear = all(rule.linear for rule in network.rules)
 
@@ -132,7 +143,7 @@ class Jacobians:
     return self._linear
 
   def _at(self, variables) -> tuple[Differentiate, ...]:
-    values = self._network.split(variables)
+    values = cast(self._network.split(variables), self._dtype)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), values)
     leaves, structure = jax.tree.flatten(shapes)
     at = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -155,7 +166,7 @@ class Jacobians:
     exact = pulled(plain)
     products, _ = check(exact, find_products(plain, shapes[0], network.canonical))
     make = lambda pull, claimed: tuple(
-        Differentiator(pull, shapes[0], sample, claimed, products, at_error)
+        Differentiator(pull, shapes[0], sample, claimed, products, at_error, self._dtype)
         for at_error in (False, True))
     ruled, claimed = exact, products
     if not network.exact:

@@ -82,6 +82,16 @@ def traced(run: Run, params: PyTree, others: PyTree, sample: PyTree,
   return closed
 
 
+def cast(tree: PyTree, dtype: jax.typing.DTypeLike | None) -> PyTree:
+  """Arrays, or their shapes, in another floating dtype; whole numbers stay. None: as is."""
+  if dtype is None:
+    return tree
+  floating = lambda leaf: jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+  one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype) if isinstance(
+      leaf, jax.ShapeDtypeStruct) else jax.numpy.asarray(leaf, dtype)
+  return jax.tree.map(lambda leaf: one(leaf) if floating(leaf) else leaf, tree)
+
+
 def batch_of(n: int, sample: PyTree) -> PyTree:
   """Shapes of n samples like these."""
   shape = lambda leaf: (n, *leaf.shape[1:])

@@ -136,7 +136,8 @@ def test_signs_with_random_magnitudes():
   """Those of the weights; without random streams there is nothing to tell."""
   model, x = bioprop.wrap(Two(), 'brsf'), RNG.randn(3, 4)
   variables = drawn(model, x)
-  assert not bioprop.feedback(model, variables, x).sent
+  for rngs in (None, {'dropout': KEY}):
+    assert not bioprop.feedback(model, variables, x, rngs=rngs).sent
   (b,) = bioprop.feedback(model, variables, x, rngs=RNGS).sent.values()
   np.testing.assert_array_equal(np.sign(b), np.sign(variables['params']['last']['kernel']))
   assert len(np.unique(np.abs(b))) == b.size

@@ -170,3 +170,17 @@ def test_shared_parameters_and_arrays_of_nnx_models():
   rows = jax.vmap(lambda x: jax.jacrev(f)(model.a.kernel[...], x))(x).reshape(3, 5, -1)
   got = measure.entk(jacobians.true(model), jacobians.pseudo(model), x)
   np.testing.assert_allclose(got, jnp.einsum('ncp,mdp->nmcd', rows, rows), rtol=1e-4, atol=1e-4)
+
+
+def test_another_dtype():
+  """In float64 a model of float32 gives what its own copy in float64 does."""
+  model, x = MLP(classes=3, hidden=(6,)), RNG.randn(3, 7).astype(np.float32)
+  variables = model.init(KEY, x)
+  with pytest.raises(MeasureError, match='jax_enable_x64'):
+    bioprop.jacobians(model, x, dtype='float64')
+  with jax.enable_x64(True):
+    got = measure.ntk(bioprop.jacobians(model, x, dtype='float64').true(variables), x)
+    doubled = jax.tree.map(lambda w: w.astype(jnp.float64), variables)
+    want = naive_plain(model, doubled, jnp.asarray(x, jnp.float64))
+  assert got.dtype == np.float64
+  np.testing.assert_allclose(got, np.einsum('ncp,mdp->nmcd', want, want), rtol=1e-10)
