@@ -33,5 +33,5 @@ def get_config(gamma0='1'):
       'fa': {'scale': 1.0}, 'dfa': {'scale': 1 / gamma0},
       'hebb': {'scale': 1 / (40 * gamma0 * _WIDTH)}}
   for name in ('entk', 'features', 'angles', 'alignment'):
-    config.probes[name] = {'type': name, 'every': 500, 'batch': 50, 'block': 25}
+    config.probes[name] = {'type': name, 'every': 500, 'batch': 50}
   return config

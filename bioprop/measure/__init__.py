@@ -5,7 +5,7 @@ from bioprop.measure.angles import Angle, angles
 from bioprop.measure.entk import entk, ntk
 from bioprop.measure.features import LayerKernels, features
 from bioprop.measure.invariants import balance, discrete_drift, fa_invariant
-from bioprop.measure.jacobian import Jacobian
+from bioprop.measure.jacobian import Jacobian, evaluate
 from bioprop.measure.kernels import (
     centred_alignment,
     cka,
@@ -20,6 +20,6 @@ from bioprop.measure.kernels import (
 __all__ = [
     'AlignmentScore', 'Angle', 'Jacobian', 'Layer', 'LayerKernels', 'alignment_scores', 'angles',
     'balance', 'centred_alignment', 'cka', 'classification_error', 'direct_alignment',
-    'discrete_drift', 'effective_rank', 'entk', 'fa_invariant', 'features', 'kernel_regression',
-    'ntk', 'rates', 'spectrum', 'target_alignment', 'weight_alignment',
+    'discrete_drift', 'effective_rank', 'entk', 'evaluate', 'fa_invariant', 'features',
+    'kernel_regression', 'ntk', 'rates', 'spectrum', 'target_alignment', 'weight_alignment',
 ]

@@ -100,7 +100,7 @@ def _of_samples(left, right):
     return tuple(_product(*pair) for pair in (
         (alone(left), alone(left)), (alone(left), alone(right)), (alone(right), alone(right))))
 
-  return jax.lax.map(lambda both: one(*both), (left, right), batch_size=8)
+  return jax.lax.map(lambda both: one(*both), (left, right))
 
 
 def _product(left, right) -> Array:

@@ -26,7 +26,7 @@ from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
 from bioprop.measure.contraction import contract, inner
-from bioprop.measure.jacobian import Differentiate, Jacobian, summed
+from bioprop.measure.jacobian import Differentiate, Jacobian, evaluate, summed
 from bioprop.typing import Array, PyTree
 
 _PARTS = 4  # Of a symmetric kernel's rows: five eighths of it are computed.
@@ -75,13 +75,13 @@ def entk(
     tile = functools.partial(_tile_on, tuple(devices), *how, true, pseudo)
     return _joined([_joined([tile(row, column) for column in columns], 1) for row in rows], 0)
   if symmetric and len(rows) == 1:
-    return _triangle(*how, _call(true, x))
+    return _triangle(*how, evaluate(true, x))
   lines = []
   for i, row in enumerate(rows):
-    left = _call(true, row)
+    left = evaluate(true, row)
     lines.append([
         jax.tree.map(_mirrored, lines[j][i]) if symmetric and j < i else
-        _contract(*how, left, left if symmetric and i == j else _call(pseudo, column))
+        _contract(*how, left, left if symmetric and i == j else evaluate(pseudo, column))
         for j, column in enumerate(columns)])
   return _joined([_joined(line, 1) for line in lines], 0)
 
@@ -133,12 +133,6 @@ def _joined(parts, axis: int):
 def _mirrored(kernel: Array) -> Array:
   """K(x', x) of K(x, x'), where the kernel is symmetric."""
   return kernel.swapaxes(0, 1) if kernel.ndim == 2 else kernel.transpose(1, 0, 3, 2)
-
-
-@jax.jit
-def _call(function, x):
-  """Compiled once for each function; the arrays that a Partial holds are arguments."""
-  return function(x)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -31,6 +31,15 @@ class Jacobian:
 Differentiate = Callable[[PyTree], Jacobian]
 
 
+@jax.jit
+def evaluate(function: Callable[[PyTree], PyTree], samples: PyTree) -> PyTree:
+  """Calls a function that is a pytree (`jax.tree_util.Partial`), compiled once for each.
+
+  The arrays that it holds are arguments, so that new ones compile nothing.
+  """
+  return function(samples)
+
+
 def summed(g: Array) -> Array:
   """A bias's derivative [n, C, O], from the cotangents [n, C, T, O] at its layer's output."""
   return g.sum(2)

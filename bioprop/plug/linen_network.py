@@ -32,6 +32,9 @@ def make_network(model: nn.Module, sample: tuple[Any, ...], rngs: Mapping[str, j
   expected = {**own(model), **({} if bound is None else {FEEDBACK: bound})}
 
   def split(variables):
+    if not isinstance(variables, Mapping):
+      raise MeasureError(f'a linen model is measured at its variables, what init returned, and '
+                         f'this is a {type(variables).__name__}.')
     variables = {**({} if bound is None else {FEEDBACK: bound}), **variables}
     _check(variables, expected)
     params = _by_path(variables['params'])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from bioprop.measure import evaluate
 from bioprop.plug.feedback import FeedbackWeights
 from bioprop.plug.jacobian import Jacobians
 from bioprop.typing import Array, PyTree
@@ -52,7 +53,7 @@ class Point:
   @functools.cached_property
   def outputs(self) -> Array:
     """The network's outputs, [n, ...]."""
-    return _call(self._jacobians.output(self._variables), self.batch.x)
+    return evaluate(self._jacobians.output(self._variables), self.batch.x)
 
   @functools.cached_property
   def errors(self) -> Array:
@@ -72,11 +73,6 @@ class Point:
       return None
     one_hot = jax.nn.one_hot(labels, outputs.shape[1], dtype=outputs.dtype)
     return one_hot - one_hot.mean(0, keepdims=True)
-
-
-@jax.jit
-def _call(function, x):
-  return function(x)
 
 
 @jax.jit

@@ -45,6 +45,7 @@ class Probe:
       block: int | None = None,
       output: Where = None,
       rngs: Mapping[str, jax.Array] | None = None,
+      like: 'Probe | None' = None,
       **kwargs: Any,
   ):
     """Prepares the measurements; computes nothing.
@@ -59,6 +60,8 @@ class Probe:
       block: at most so many samples' derivatives are held at once; None: all.
       output: which of the model's outputs, as in `wrap`.
       rngs: random streams of a linen model, for rules that draw at every call.
+      like: a probe of the same model and rule, on samples of the same shape: what it has compiled
+        serves this one too.
       **kwargs: the model's keyword arguments. Say train=False where it matters: under batch
         statistics no sample has an output of its own.
 
@@ -81,7 +84,8 @@ class Probe:
     inputs = batch[0] if isinstance(batch[0], tuple) else (batch[0],)
     self._batch, self._types = Batch(batch[0], jnp.asarray(batch[1])), tuple(types)
     self._loss, self._block = loss, block
-    self._jacobians = jacobians(model, *inputs, output=output, rngs=rngs, **kwargs)
+    self._jacobians = jacobians(model, *inputs, output=output, rngs=rngs, **kwargs) if (
+        like is None) else like._jacobians
     self._feedback = lambda variables: feedback(model, variables, *inputs, rngs=rngs, **kwargs)
 
   def measure(self, variables: Any) -> dict[str, np.ndarray]:

@@ -43,9 +43,10 @@ def features(point: Point) -> dict[str, Array]:
     target_alignment/<weight>, effective_rank/<weight>: of phi, as in `entk`.
   """
   jacobians, x = point.jacobians, point.batch.x
-  true = _at(jacobians.true(point.variables), x)
-  linear = jacobians.is_linear(point.variables)
-  pseudo = _at(jacobians.pseudo(point.variables), x) if linear else measure.Jacobian({}, {})
+  true = measure.evaluate(jacobians.true(point.variables), x)
+  pseudo = measure.Jacobian({}, {})
+  if jacobians.is_linear(point.variables):
+    pseudo = measure.evaluate(jacobians.pseudo(point.variables), x)
   found = {}
   for path, kernels in measure.features(true, pseudo).items():
     found |= {f'{name}/{path}': getattr(kernels, name) for name in ('phi', 'g', 'g_pseudo')
@@ -64,8 +65,8 @@ def angles(point: Point) -> dict[str, Array]:
     samples: [n], the cosine of each sample's own update.
   """
   jacobians, at = point.jacobians, (point.batch.x, point.errors)
-  each, total = measure.angles(_at(jacobians.gradient(point.variables), at),
-                               _at(jacobians.update(point.variables), at))
+  each, total = measure.angles(measure.evaluate(jacobians.gradient(point.variables), at),
+                               measure.evaluate(jacobians.update(point.variables), at))
   found = {'cosine': total.update, 'ratio': total.update_ratio, 'samples': total.samples}
   for path, angle in each.items():
     found |= {f'cosine/{path}': angle.update, f'ratio/{path}': angle.update_ratio}
@@ -113,7 +114,7 @@ def _kernels(point: Point) -> dict[str, Array]:
 
 @jax.jit
 def _along(moved: Array, errors: Array) -> Array:
-  return jnp.einsum('nmc,mc->nm', moved, errors) / jnp.sum(errors * errors, 1)
+  return jnp.einsum('nmc,mc->nm', moved, errors) / jnp.sum(errors * errors, 1)[None]
 
 
 def _described(kernel: Array, point: Point) -> dict[str, Array]:
@@ -122,8 +123,3 @@ def _described(kernel: Array, point: Point) -> dict[str, Array]:
     targets = point.targets @ point.targets.T
     found['target_alignment'] = measure.centred_alignment(kernel, targets)
   return found
-
-
-@jax.jit
-def _at(function, x):
-  return function(x)

@@ -103,7 +103,8 @@ def make(config: ml_collections.ConfigDict, task: Task, data: Examples) -> tuple
     images = task.normalise(jax.numpy.asarray(np.asarray(data.images)[chosen]))
     scheduled.append(Scheduled(name, options.every, labels, Probe(
         task.model, None, (images, labels), types=(options.type,), loss=task.loss,
-        block=options.get('block'), rngs={'feedback': task.key('step')}, train=False)))
+        block=options.get('block'), rngs={'feedback': task.key('step')},
+        like=scheduled[0].probe if scheduled else None, train=False)))
   return tuple(scheduled)
 
 
