@@ -8,6 +8,7 @@ Poli & Krzakala 2019, arXiv 1906.04554; Refinetti et al. 2021, arXiv 2011.12428)
 import functools
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 
 from bioprop.errors import MeasureError
@@ -62,8 +63,10 @@ def direct_alignment(above: Sequence[Array], feedback: Array) -> Array:
         f'weights of shapes {shapes} do not lead from the {feedback.shape[-1]} features where '
         f'direct feedback of shape {feedback.shape} arrives to the {feedback.shape[0]} outputs. '
         f'Give the dense layers [in, out] from that input up to the readout.')
-  return _cosine(functools.reduce(jnp.matmul, above), feedback.T)
+  with jax.default_matmul_precision('highest'):
+    return _cosine(functools.reduce(jnp.matmul, above), feedback.T)
 
 
+@jax.default_matmul_precision('highest')
 def _cosine(w: Array, b: Array) -> Array:
   return jnp.vdot(w, b) / jnp.sqrt(jnp.vdot(w, w) * jnp.vdot(b, b))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from bioprop.errors import MeasureError
 from bioprop.measure.contraction import contract
-from bioprop.measure.jacobian import Jacobian, matrices, summed
+from bioprop.measure.jacobian import Jacobian, matrices
 from bioprop.typing import Array
 
 
@@ -58,7 +58,7 @@ def angles(gradient: Jacobian, update: Jacobian) -> tuple[dict[str, Angle], Angl
 @jax.jit
 @jax.default_matmul_precision('highest')
 def _angles(gradient, update):
-  left, right = _by_path(gradient), _by_path(update)
+  left, right = gradient.by_path(), update.by_path()
   if left.keys() != right.keys():
     raise MeasureError(
         f'the gradients are of {", ".join(sorted(left))}, and the pseudogradients of '
@@ -70,12 +70,6 @@ def _angles(gradient, update):
           for path, (of_update, of_samples) in products.items()}
   total = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *products.values())
   return each, Angle(*_angle(*total[0]), *_angle(*total[1]))
-
-
-def _by_path(jacobian: Jacobian):
-  """Of each parameter its factors, or its derivative [n, 1, p]."""
-  biases = {bias: summed(jacobian.outer[weight][1]) for bias, weight in jacobian.biases}
-  return {**jacobian.outer, **jacobian.full, **biases}
 
 
 def _angle(own: Array, mixed: Array, other: Array) -> tuple[Array, Array]:

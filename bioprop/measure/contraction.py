@@ -13,15 +13,16 @@ own gradients need not be formed for the inner products between them:
 [K, O], as many as there are samples and outputs, and multiplies them. `half` takes
 Phi = a_t . b_t' [T, T] of each pair of samples, sends h through it, and meets g. `through` forms
 b^T h only and sends a through it. Early convolutions have many locations and few channels, where
-`gradients` is cheap; late ones the reverse, where `half` is; with few locations and many outputs it
-may be `through`. Where x' has its gradients as they are, they need not be formed, and `gradients`
-and `through` remain.
+`gradients` is cheap; late ones the reverse, where `half` is; `through` serves where there are few
+locations and x' has fewer outputs than x, as with errors given. Where x' has its gradients as they
+are, they need not be formed, and `gradients` and `through` remain.
 
 Under the trace over outputs, D is the same as C, and C D becomes C wherever both appear.
 
 Novak, Sohl-Dickstein & Schoenholz (2022, arXiv 2206.08720) choose between the same orders for the
 NTK of backprop ('Jacobian contraction', 'NTK-vector products', 'structured derivatives').
 """
+import math
 from typing import NamedTuple
 
 import jax
@@ -109,7 +110,8 @@ def _gradients(left, right, trace):
   (a, g), formed = left, not isinstance(right, tuple)
   of = lambda factors, at: matrices(factors[0][:, :, at], factors[1])
   flat = lambda gradients: gradients.reshape(*gradients.shape[:2], -1)
-  size = max(1, _FLOATS // (g.shape[0] * g.shape[1] * g.shape[3]))
+  rows = max(len(g) * g.shape[1], math.prod((right if formed else right[1]).shape[:2]))
+  size = max(1, _FLOATS // (rows * g.shape[3]))
   total = 0.
   for start in range(0, a.shape[2], size):
     at = slice(start, start + size)
@@ -132,13 +134,14 @@ def _half(left, right, trace):
 
 def _through(left, right, trace):
   a, g = left
-  gradients = matrices(*right) if isinstance(right, tuple) else right
+  d = right[1].shape[1] if isinstance(right, tuple) else right.shape[1]
 
-  def column(matrices):
-    sent = a.reshape(-1, a.shape[2]) @ matrices.swapaxes(0, 1).reshape(a.shape[2], -1)
-    return _met(g, sent.reshape(*a.shape[:2], len(matrices), -1), trace)
+  def column(one):
+    formed = one if not isinstance(one, tuple) else matrices(*(leaf[None] for leaf in one))[0]
+    sent = a.reshape(-1, a.shape[2]) @ formed.swapaxes(0, 1).reshape(a.shape[2], -1)
+    return _met(g, sent.reshape(*a.shape[:2], d, -1), trace)
 
-  return _columns(column, gradients, a.shape[0] * a.shape[1] * gradients[0, :, 0].size)
+  return _columns(column, right, d * g.shape[3] * (a.shape[0] * a.shape[1] + a.shape[2]))
 
 
 def _met(g: Array, sent: Array, trace: bool) -> Array:

@@ -21,14 +21,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
 from bioprop.measure.contraction import contract, inner
-from bioprop.measure.jacobian import Differentiate, Jacobian, evaluate, summed
+from bioprop.measure.jacobian import Differentiate, Jacobian, evaluate
 from bioprop.typing import Array, PyTree
 
+_SHARED, _DIVIDED = PartitionSpec(), PartitionSpec('samples')
 _PARTS = 4  # Of a symmetric kernel's rows: five eighths of it are computed.
 
 
@@ -55,7 +56,7 @@ def entk(
     trace: sum over the outputs, K_cc.
     per_layer: one kernel for each parameter, which the layer's path names, and not their sum.
     block: at most so many samples' derivatives are held at once, of x and of x2; None: all.
-    devices: share the samples; the kernel's rows stay on them. None: the default device.
+    devices: share the samples of each block. None: the default device.
 
   Returns:
     K [n, n', C, C], or [n, n'] under `trace`; by parameter path if `per_layer`. The last axis has
@@ -152,22 +153,28 @@ def _triangle(trace: bool, per_layer: bool, jacobian: Jacobian):
   return _joined([_joined(line, 1) for line in lines], 0)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _tile_on(devices, trace, per_layer, true, pseudo, row, column):
   """One block of the kernel, its rows divided over devices."""
+  mesh = Mesh(devices, ('samples',))
+  shared, divided = (NamedSharding(mesh, spec) for spec in (_SHARED, _DIVIDED))
+  filled = lambda tree: jax.tree.map(lambda leaf: _filled(leaf, len(devices)), tree)
+  n, m = (len(jax.tree.leaves(tree)[0]) for tree in (row, column))
+  true, pseudo = jax.device_put((true, pseudo), shared)
+  row, column = jax.device_put((filled(row), filled(column)), divided)
+  kernel = _on_mesh(mesh, trace, per_layer, true, pseudo, row, column)
+  return jax.tree.map(lambda leaf: leaf[:n, :m], kernel)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _on_mesh(mesh, trace, per_layer, true, pseudo, row, column):
 
   def own(true, pseudo, row, column):
     everywhere = lambda leaf: jax.lax.all_gather(leaf, 'samples', tiled=True)
     return _tile(trace, per_layer, true(row), jax.tree.map(everywhere, pseudo(column)))
 
-  shared, divided = PartitionSpec(), PartitionSpec('samples')
-  run = jax.shard_map(own, mesh=Mesh(devices, ('samples',)),
-                      in_specs=(shared, shared, divided, divided), out_specs=divided,
-                      check_vma=False)  # A model's jaxpr was traced outside of it.
-  filled = lambda tree: jax.tree.map(lambda leaf: _filled(leaf, len(devices)), tree)
-  n, m = (len(jax.tree.leaves(tree)[0]) for tree in (row, column))
-  kernel = run(true, pseudo, filled(row), filled(column))
-  return jax.tree.map(lambda leaf: leaf[:n, :m], kernel)
+  # What a rule's custom derivatives vary over is not followed by the check.
+  return jax.shard_map(own, mesh=mesh, in_specs=(_SHARED, _SHARED, _DIVIDED, _DIVIDED),
+                       out_specs=_DIVIDED, check_vma=False)(true, pseudo, row, column)
 
 
 def _filled(leaf: Array, devices: int) -> Array:
@@ -181,18 +188,19 @@ def _tile(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
   """The kernel between two sets of samples, whose derivatives are given."""
   # A bias is a weight that multiplies 1: where only the sum is wanted, a column of its input.
   joint = set() if per_layer else set(left.biases) & set(right.biases)
-  widened = {weight for _, weight in joint}
+  joined, widened = ({pair[at] for pair in joint} for at in (0, 1))
+  rows, columns = left.by_path(), right.by_path()
   kernels = {}
-  for path, factors in left.outer.items():
-    own = lambda factors, path=path: _widened(factors) if path in widened else factors
-    other = own(right.outer[path]) if path in right.outer else right.full[path]
-    kernels[path] = contract(own(factors), other, trace)
-  for path, j in left.full.items():
-    kernels[path] = inner(j, right.full[path], trace)
-  of_biases = dict(right.biases)
-  for path, weight in sorted(set(left.biases) - joint):
-    other = (summed(right.outer[of_biases[path]][1]) if path in of_biases else right.full[path])
-    kernels[path] = inner(summed(left.outer[weight][1]), other, trace)
+  for path in (path for path in rows if path not in joined):
+    own, other = (_widened(one) if path in widened and isinstance(one, tuple) else one
+                  for one in (rows[path], columns[path]))
+    if isinstance(own, tuple):
+      kernels[path] = contract(own, other, trace)
+    elif isinstance(other, tuple):
+      kernels[path] = contract(other, own, trace).T if trace else (
+          contract(other, own, trace).transpose(2, 3, 0, 1))
+    else:
+      kernels[path] = inner(own, other, trace)
   in_order = lambda kernel: kernel if trace else kernel.swapaxes(1, 2)
   if per_layer:
     return jax.tree.map(in_order, kernels)

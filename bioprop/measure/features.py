@@ -5,7 +5,8 @@ r"""The kernels of one layer at a time: of what it sees, and of the errors that 
 a are the vectors [K] that a weight multiplies at the T locations of a sample, g_c the cotangents of
 output c at its layer's output. G~ joins g with those of a learning rule, g~, and G~~ these with
 each other (Bordelon & Pehlevan 2023, arXiv 2210.02157, section 2, where they are divided by the
-layer's width). The traced eNTK of a dense layer's weight is K Phi * G~.
+layer's width). Where a rule multiplies the same vectors, the traced
+eNTK of a dense layer's weight is K Phi * G~.
 """
 from typing import NamedTuple
 

@@ -26,6 +26,11 @@ class Jacobian:
   biases: tuple[tuple[str, str], ...] = dataclasses.field(
       default=(), metadata={'static': True})
 
+  def by_path(self) -> dict[str, tuple[Array, Array] | Array]:
+    """Of each parameter its factors, or its derivative [n, C, p]."""
+    biases = {bias: summed(self.outer[weight][1]) for bias, weight in self.biases}
+    return {**self.outer, **self.full, **biases}
+
 
 # Maps samples [n, ...] to their Jacobian.
 Differentiate = Callable[[PyTree], Jacobian]

@@ -1,15 +1,17 @@
 """feedback: the weights that carry errors back in a plugged model, by the layers they belong to."""
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from flax import nnx
+from jax.extend import core
 
 from bioprop.plug import marks
 from bioprop.plug.network import batch_of, traced
 from bioprop.plug.networks import make_network
-from bioprop.plug.reach import reach
+from bioprop.plug.reach import NONE, Sources, reach
 from bioprop.plug.traced import traced_calls, traced_ops
 from bioprop.typing import Array
 
@@ -53,7 +55,8 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
     model: an unbound linen module or an NNX module, plugged.
     variables: a linen model's variables, or the NNX model itself.
     *sample: the model's inputs, arrays or `jax.ShapeDtypeStruct`s.
-    rngs: random streams of linen models, for rules that draw feedback at every call.
+    rngs: random streams of linen models, for rules that draw feedback at every call: B is a draw
+      as a call makes one, and not that of any call. Without them such layers are left out.
     **kwargs: the model's keyword arguments, such as train=False.
 
   Returns:
@@ -67,20 +70,21 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
   params, others = network.split(variables)
   shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, others))
   closed = traced(network.plain, *shapes, alone, network.output)
-  fed = _fed_by_parameters(closed, len(params))
+  is_parameter = [at < len(params) for at in range(len(closed.jaxpr.invars))]
+  sources = _sources(closed, [frozenset(['parameter'] if one else []) for one in is_parameter])
   ops = traced_ops(closed)
   found = FeedbackWeights({}, {}, {}, _dense(closed, ops, params, network.canonical))
   for label, op in ops.items():
     rule = network.rule_at(label)
     own = {path: params[network.canonical(path)] for path in op.weights}
-    if rule is None or label not in fed or any(
+    if rule is None or not sources.get(label) or any(
         own[path].shape != shape.shape for path, shape in op.weights.items()):
       continue
     stored = network.stored(label, others)
     if _DIRECT in stored:
       found.direct[label] = stored[_DIRECT]
     if rule.redraws and 'feedback' in (rngs or {}):
-      stored = {**stored, 'key': rngs['feedback']}
+      stored = {**stored, 'key': jax.random.fold_in(rngs['feedback'], zlib.crc32(label.encode()))}
     if rule.redraws and not stored:  # All of its feedback is a call's own.
       continue
     names = {path.rpartition('/')[2]: path for path in own}
@@ -91,29 +95,34 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
   return found
 
 
-def _dense(closed, ops, params, canonical) -> dict[str, Array]:
-  """The weights of a model all of whose layers are dense, see one vector, and run once."""
+def _dense(closed: core.ClosedJaxpr, ops, params, canonical) -> dict[str, Array]:
+  """The weights of a model all of whose layers are dense and see what the one before put out."""
   if len(list(traced_calls(closed))) > len(ops):
     return {}
-  weights = {}
+  sources = _sources(closed, [frozenset()] * len(closed.jaxpr.invars))
+  weights, before = {}, frozenset()
   for label, op in ops.items():
     own = [params[canonical(path)] for path in op.weights]
-    if len(own) != 1 or (*op.x.shape[1:], *op.y.shape[1:]) != own[0].shape:
+    if len(own) != 1 or (*op.x.shape[1:], *op.y.shape[1:]) != own[0].shape or (
+        sources[label] != before):
       return {}
-    weights[label] = own[0]
+    weights[label], before = own[0], frozenset([label])
   return weights
 
 
-def _fed_by_parameters(closed, params: int) -> set[str]:
-  """The labels of the ops whose input depends on a parameter; those come first among the inputs."""
-  fed = set()
+def _sources(closed: core.ClosedJaxpr, inputs: list[Sources]) -> dict[str, Sources]:
+  """By the label of each op what its input depends on: what is said of `inputs`, and ops' outputs.
+
+  What an op puts out depends on that op, and on nothing before it.
+  """
+  found: dict[str, Sources] = {}
 
   def known(eqn, ins):
     label = marks.input_of(eqn.primitive, eqn.params)
-    if label is not None and any(ins):
-      fed.add(label)
+    if label is not None:
+      found[label] = found.get(label, NONE).union(*ins)
+    label = marks.output_of(eqn.primitive, eqn.params)
+    return None if label is None else [frozenset([label])]
 
-  parameter, nothing = frozenset(['parameter']), frozenset()
-  inputs = closed.jaxpr.invars
-  reach(closed.jaxpr, [parameter if at < params else nothing for at in range(len(inputs))], known)
-  return fed
+  reach(closed.jaxpr, inputs, known)
+  return found

@@ -188,7 +188,8 @@ class Jacobians:
 def _refuse_coupled(single: core.ClosedJaxpr, double: core.ClosedJaxpr, values, sample) -> None:
   """Raises MeasureError if a sample's output changes with what else is in the batch."""
   both = _drawn(batch_of(2, sample))
-  run = lambda closed, inputs: core.jaxpr_as_fun(closed)(*jax.tree.leaves((*values, inputs)))[0]
+  run = lambda closed, inputs: jax.jit(core.jaxpr_as_fun(closed))(
+      *jax.tree.leaves((*values, inputs)))[0]
   alone = run(single, jax.tree.map(lambda leaf: leaf[:1], both))[0]
   if not distance(run(double, both)[0], alone) < TOLERANCE:
     raise MeasureError(

@@ -69,12 +69,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     if not isinstance(options, ml_collections.ConfigDict):
       raise ConfigError(f'{at} is {options!r}, and must say what to measure and when: '
                         f'{at} = dict(type=\'entk\', every=500, batch=64).')
+    if '/' in name:
+      raise ConfigError(f'{at} has a slash in its name, which is that of a folder: leave it out.')
     if unknown := sorted(set(options) - set(_OPTIONS)):
       raise ConfigError(f'{at} has {unknown[0]!r}; a probe has {", ".join(_OPTIONS)}.')
     for key in ('type', 'every', 'batch'):
       if key not in options:
         raise ConfigError(f'{at} lacks {key!r}: {at} = dict(type=\'entk\', every=500, batch=64).')
-    if options.type not in TYPES:
+    if options.type not in tuple(TYPES):
       raise ConfigError(f'{at}.type is {options.type!r}; valid: {", ".join(TYPES)}.')
     for key in ('every', 'batch', 'block'):
       value = options.get(key, 1)
@@ -142,7 +144,8 @@ def balanced(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray
 
 def together(probes: tuple[Scheduled, ...], steps: int) -> int:
   """How many steps lie between two moments at which some probe may be due, at most `steps`."""
-  return min(steps, functools.reduce(math.gcd, (probe.every for probe in probes), 0) or steps)
+  often = (probe.every for probe in probes if probe.every < steps)  # Others are due at 0 alone.
+  return functools.reduce(math.gcd, often, 0) or steps
 
 
 def measure(probes: tuple[Scheduled, ...], state: State, at: int | None) -> Iterator[Measured]:

@@ -87,6 +87,8 @@ class Trainer:
         loss.make_decision(data.values), augment.make_augment(config.augment), data.mean, data.std,
         config.seed, config.batch_size, place)
     self.train_data = place.put_everywhere(step_lib.Examples(*data.train))
+    if config.probes:
+      jax.eval_shape(self.init)  # What is wrong with the model is said as it is without probes.
     self.probes = probing.make(config, self.task, step_lib.Examples(*data.train))
     between = probing.together(self.probes, self.steps)
     self._per_call = math.gcd(between, config.steps_per_call) if (

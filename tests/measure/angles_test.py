@@ -42,7 +42,7 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x):
     return nn.Dense(2, name='out', param_dtype=F)(
-        nn.tanh(nn.Dense(5, name='hidden', param_dtype=F)(x)))
+        nn.tanh(nn.Dense(4, name='hidden', param_dtype=F)(x)))
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ def test_nnx_models():
 @pytest.mark.usefixtures('x64', 'quick')
 def test_signals():
   """At the hidden layer between (W e) phi'(h) and (B e) phi'(h), in NumPy; 1 at the readout."""
-  model, x, error = bioprop.wrap(Mlp(), 'fa'), RNG.randn(6, 3), RNG.randn(6, 2)
+  model, x, error = bioprop.wrap(Mlp(), 'fa'), RNG.randn(5, 4), RNG.randn(5, 2)
   variables = drawn(model, x)
   params = jax.tree.map(np.asarray, variables['params'])
   slope = 1 - np.tanh(x @ params['hidden']['kernel'] + params['hidden']['bias']) ** 2
@@ -179,7 +179,7 @@ def test_signals():
   h = error @ np.asarray(variables['feedback']['out']['kernel']).T * slope
   each, _ = measured(model, variables, x, error)
   check([each['hidden/kernel'].signals], [angle(g, h)[0]])
-  check([each['out/kernel'].signals], [np.ones(6)])
+  check([each['out/kernel'].signals], [np.ones(5)])
   assert each['hidden/bias'].signals is None
   # Where each sample has one location, those of the bias are the signals' own angles.
   check([each['hidden/bias'].samples], [angle(g, h)[0]])
@@ -193,6 +193,18 @@ def test_by_hand():
   for angles in (each['w'], total):
     check(angles[:4], (0.5**0.5, 8**0.5, [0, 1], [2, 2]))
   assert np.isnan(each['v'].update) and np.isnan(each['v'].samples).all()
+
+
+@pytest.mark.usefixtures('x64', 'quick')
+def test_factors_with_formed_gradients():
+  """In either order, as of the gradients of both."""
+  (a, b), (g, h) = RNG.randn(2, 5, 3, 4), RNG.randn(2, 5, 1, 3, 2)
+  rows, others = (np.einsum('ntk,ncto->nko', *pair).reshape(5, -1) for pair in ((a, g), (b, h)))
+  factors, formed = Jacobian({'w': (a, g)}, {}), Jacobian({}, {'w': others[:, None]})
+  one, two = jax.jit(lambda f, g: (measure.angles(f, g), measure.angles(g, f)))(factors, formed)
+  compare(one, {'w': rows}, {'w': others})
+  compare(two, {'w': others}, {'w': rows})
+  assert one[0]['w'].signals is None
 
 
 def test_what_has_no_angle():

@@ -183,6 +183,6 @@ def test_the_choice_flips_as_documented(trace, monkeypatch):
     assert go(Sizes(20, 10, 20, 10, *places), formed=False) == way
   if not trace:
     assert go(Sizes(20, 1000, 20, 1, 48, 64, 64), formed=False) == 'through'
-  ways = {go(Sizes(20, c, 20, c, *places), formed=True) for c in (1, 10)
-          for places in ((1, 8, 4), (1, 2, 2), (16, 8, 4), (64, 3, 2))}
-  assert ways == {'gradients', 'through'}
+  formed = {go(Sizes(20, c, m, c, *places), formed=True) for c in (1, 10) for m in (1, 20)
+            for places in ((1, 8, 4), (1, 2, 2), (2, 64, 1), (16, 8, 4), (64, 3, 2))}
+  assert formed == {'gradients', 'through'}

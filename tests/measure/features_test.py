@@ -7,6 +7,7 @@ import pytest
 
 import bioprop
 from bioprop import measure
+from bioprop.measure import Jacobian
 
 RNG = np.random.RandomState(0)
 F = jnp.float64
@@ -101,32 +102,48 @@ def patches(image):
                    for i in range(0, padded.shape[0] - 1, 2) for j in range(padded.shape[1] - 2)])
 
 
+def passes(params, x):
+  """What each layer of `Patches` multiplies and its cotangents, [n, T, K] and [n, C, T O]."""
+  dense = lambda name, x: x @ params[name]['kernel'] + params[name]['bias']
+  a = np.stack([patches(image) for image in x])
+  before = a @ params['conv']['kernel'].reshape(a.shape[2], -1) + params['conv']['bias']
+  before = np.tanh(before).reshape(len(x), -1)
+  between = np.tanh(dense('twice', before))
+  later = np.broadcast_to(params['last']['kernel'].T, (len(x), C, before.shape[1]))
+  earlier = later @ params['twice']['kernel'].T * (1 - between**2)[:, None]
+  first = earlier @ params['twice']['kernel'].T * (1 - before**2)[:, None]
+  last = np.broadcast_to(np.eye(C), (len(x), C, C))
+  return {'conv/kernel': (a, first),
+          'twice/kernel': (np.stack([before, between], 1), np.concatenate([earlier, later], 2)),
+          'last/kernel': (dense('twice', between)[:, None], last)}
+
+
 @pytest.mark.usefixtures('x64', 'quick')
 def test_places_and_calls():
-  """Phi and G sum over them; under a rule of the whole network no others are known."""
+  """The kernels sum over them; under align_ada errors are those of the initial network."""
   model, x = bioprop.wrap(Patches(), 'align_ada'), RNG.randn(4, 4, 3, 2)
   variables = drawn(model, x)
-  params = variables['params']
   jacobians = bioprop.jacobians(model, x)
   kernels = jax.jit(lambda true, pseudo: measure.features(true(x), pseudo(x)))(
       jacobians.true(variables), jacobians.pseudo(variables))
-  a = np.stack([patches(image) for image in x])  # [n, T, K]
-  assert a.shape == (4, 9, 12)
-  before = np.tanh(a @ params['conv']['kernel'].reshape(12, 2) + params['conv']['bias'])
-  before = before.reshape(4, -1)
-  twice, w = params['twice'], params['twice']['kernel']
-  between = np.tanh(before @ twice['kernel'] + twice['bias'])
-  readout = between @ twice['kernel'] + twice['bias']
-  later = np.broadcast_to(params['last']['kernel'].T, (4, C, 18))
-  earlier = later @ w.T * (1 - between**2)[:, None]
-  first = (earlier @ w.T * (1 - before**2)[:, None]).reshape(4, C, -1)
-  want = {
-      'conv/kernel': (np.einsum('ntk,mtk->nm', a, a) / (9 * 12), traced(first, first)),
-      'twice/kernel': ((before @ before.T + between @ between.T) / (2 * 18),
-                       traced(earlier, earlier) + traced(later, later)),
-      'last/kernel': (readout @ readout.T / 18, np.full((4, 4), C))}
-  assert kernels.keys() == want.keys()
-  for path, (phi, g) in want.items():
-    close(kernels[path].phi, phi)
-    close(kernels[path].g, g)
-    assert kernels[path].g_pseudo is None and kernels[path].pseudo is None
+  now, start = passes(variables['params'], x), passes(variables['feedback']['initial'], x)
+  assert now['conv/kernel'][0].shape == (4, 9, 12)
+  assert kernels.keys() == now.keys()
+  for path, (a, g) in now.items():
+    got, h = kernels[path], start[path][1]
+    close(got.phi, np.einsum('ntk,mtk->nm', a, a) / a[0].size)
+    close(got.g, traced(g, g))
+    close(got.g_pseudo, traced(g, h))
+    close(got.pseudo, traced(h, h))
+
+
+@pytest.mark.usefixtures('x64')
+def test_rules_without_cotangents():
+  """Where a weight's pseudogradient is no product, there are kernels of the network alone."""
+  a, g = RNG.randn(4, 1, 5), RNG.randn(4, C, 1, 2)
+  true = Jacobian({'w': (a, g)}, {'gain': RNG.randn(4, C, 3)})
+  kernels = measure.features(true, Jacobian({}, {'w': RNG.randn(4, C, 10), **true.full}))
+  assert list(kernels) == ['w']
+  close(kernels['w'].phi, a[:, 0] @ a[:, 0].T / 5)
+  close(kernels['w'].g, traced(g[:, :, 0], g[:, :, 0]))
+  assert kernels['w'].g_pseudo is None and kernels['w'].pseudo is None

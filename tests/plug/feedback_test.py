@@ -11,6 +11,7 @@ from flax import nnx
 
 import bioprop
 from bioprop.errors import MeasureError
+from bioprop.models import MLP
 
 RNG = np.random.RandomState(0)
 KEY = jax.random.key(0)
@@ -116,14 +117,10 @@ def test_errors_go_down_through_it(rule):
     jax.tree.map(np.testing.assert_array_equal, again, found)
 
 
-@pytest.mark.parametrize('rule', [
-    pytest.param('brsf', marks=pytest.mark.xfail(
-        strict=True, reason='the key of the stream, and not that of the layer, is used')),
-    'mirror'])
 @pytest.mark.usefixtures('x64', 'quick')
-def test_rules_that_draw_at_every_call(rule):
-  """Under the same random streams it is what that call sends through."""
-  model, x, error = bioprop.wrap(Two(), rule), RNG.randn(3, 4), RNG.randn(3, 2)
+def test_a_rule_that_draws_at_every_call():
+  """What mirror draws is no feedback: the call sends through what is kept."""
+  model, x, error = bioprop.wrap(Two(), 'mirror'), RNG.randn(3, 4), RNG.randn(3, 2)
   variables = drawn(model, x)
   found = bioprop.feedback(model, variables, x, rngs=RNGS)
   assert list(found.sent) == ['last/kernel'] and not found.direct
@@ -254,3 +251,27 @@ def test_variables_of_another_model():
   for other in ({'params': variables['params']}, wide):
     with pytest.raises(MeasureError, match='the variables are not those of the model'):
       bioprop.feedback(model, other, x)
+
+
+class Branches(nn.Module):
+  """Two layers of equal widths side by side."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.Dense(4)(x)
+    return nn.Dense(4)(nn.Dense(4)(x) + nn.Dense(4)(x))
+
+
+def test_what_lies_above():
+  """Of a chain all layers up to the output; layers side by side are no chain."""
+  x = jnp.ones((2, 3))
+  for model, chain in ((MLP(classes=2, hidden=(4, 5)), True), (Branches(), False)):
+    plugged = bioprop.wrap(model, 'dfa')
+    variables = plugged.init(KEY, x)
+    found = bioprop.feedback(plugged, variables, x)
+    assert set(found.direct) == set(variables['params']) - {'Dense_0'}
+    kernels = [variables['params'][f'Dense_{i}']['kernel'] for i in (1, 2)]
+    if chain:
+      jax.tree.map(np.testing.assert_array_equal, found.above('Dense_1'), kernels)
+    else:
+      assert found.above('Dense_1') is None
