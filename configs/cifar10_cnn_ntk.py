@@ -1,4 +1,4 @@
-r"""CIFAR-10, a LeNet of half the width of configs/cifar10_lenet.py and its learning, with all probes.
+r"""CIFAR-10, the LeNet of configs/cifar10_lenet.py at half the width, with all probes.
 
     python -m bioprop.bench.sweep runs/ntk configs/cifar10_cnn_ntk.py \
         --rules=bp,fa,dfa,hebb,gln,align_ada --seeds=0 --data_dir=...

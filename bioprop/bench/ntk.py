@@ -11,8 +11,8 @@ medians of ratios within a round.
          with [C O, n] under the trace: no kernel of the MLP is made without them
   ntk    the kernel of backprop, which is symmetric: `measure.ntk`
   entk   that of feedback alignment, which is not: `measure.entk`
-  peer   neural-tangents: its fastest implementation in each case, of NTK-vector products and
-         structured derivatives (its default, Jacobian contraction, is hundreds of times slower)
+  peer   neural-tangents, 'structured derivatives'; --implementation=2 takes its NTK-vector
+         products, and 1 its default, Jacobian contraction (both far slower on the MLP)
 
 neural-tangents 0.6.5 runs on old versions of jax only, and so in a process of its own:
 
@@ -38,11 +38,11 @@ from bioprop.models import MLP
 CASES = {'mlp': (128, 512), 'cnn': (64,)}  # Samples, by network.
 _HIDDEN = {'mlp': (1024, 1024, 1024)}
 _PEER = pathlib.Path(__file__).with_name('ntk_peer.py')
-_IMPLEMENTATIONS = {'NTK-vector products': 2, 'structured derivatives': 3}
 
 _NETWORKS = flags.DEFINE_list('networks', list(CASES), f'Of {", ".join(CASES)}.')
 _JSON = flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds of each case.', lower_bound=1)
+_IMPLEMENTATION = flags.DEFINE_integer('implementation', 3, 'Of neural-tangents.', 1, 3)
 _PYTHON = flags.DEFINE_string('peer', None, 'Python of an environment with neural-tangents.')
 
 
@@ -101,11 +101,8 @@ def measured(network: str, n: int, trace: bool, rounds: int, peer: Peer | None) 
   timed: dict[str, Callable[[], float]] = {
       what: _timer(call) for what, call in _calls(network, n, trace).items()}
   if peer is not None:
-    case = {'network': network, 'n': n, 'trace': trace}
-    once = {name: peer.seconds(**case, implementation=number)
-            for name, number in _IMPLEMENTATIONS.items()}
-    best = min(once, key=once.get)
-    timed[f'peer: {best}'] = lambda: peer.seconds(**case, implementation=_IMPLEMENTATIONS[best])
+    case = {'network': network, 'n': n, 'trace': trace, 'implementation': _IMPLEMENTATION.value}
+    timed['peer'] = lambda: peer.seconds(**case)
   times = [{what: time() for what, time in timed.items()} for _ in range(rounds + 1)][1:]
   return [{'network': network, 'n': n, 'kernel': 'traced' if trace else 'full', 'what': what,
            'ms': round(1e3 * statistics.median(one[what] for one in times), 1),
@@ -150,13 +147,13 @@ def main(argv):
       raise app.UsageError(f'--networks has {name!r}; choose from {", ".join(CASES)}.')
   print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
   peer, rows = Peer(_PYTHON.value) if _PYTHON.value else None, []
-  print(f'{"network":>8}{"n":>5}{"kernel":>8}  {"what":<28}{"ms":>10}{"/ ntk":>8}')
+  print(f'{"network":>8}{"n":>5}{"kernel":>8}  {"what":<6}{"ms":>10}{"/ ntk":>8}')
   for network in _NETWORKS.value:
     for n in CASES[network]:
       for trace in (False, True):
         for row in measured(network, n, trace, _ROUNDS.value, peer):
           rows.append(row)
-          print('{network:>8}{n:>5}{kernel:>8}  {what:<28}{ms:>10}{over_ntk:>8}'.format(**row),
+          print('{network:>8}{n:>5}{kernel:>8}  {what:<6}{ms:>10}{over_ntk:>8}'.format(**row),
                 flush=True)
   if peer is not None:
     peer.close()

@@ -384,7 +384,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-for mesh in (None, 'data=2', 'fsdp=2'):
+for mesh in (None, 'data=2,fsdp=2'):
   config = base()
   config.model_options.hidden = (16,)
   config.update(mesh=mesh, validation=0, epochs=1, batch_size=200, learning_rate=0.1)
@@ -395,16 +395,16 @@ for mesh in (None, 'data=2', 'fsdp=2'):
 
 @pytest.mark.slow
 def test_over_several_devices_they_find_the_same(tmp_path):
-  """Where each holds all parameters, and where each holds a part."""
-  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=2', 'JAX_PLATFORMS': 'cpu'}
+  """Two by two: batches are divided, and parameters."""
+  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4', 'JAX_PLATFORMS': 'cpu'}
   done = subprocess.run([sys.executable, '-c', MESH, str(tmp_path)], env=os.environ | flags,
                         capture_output=True, text=True, timeout=600, check=False)
   assert done.returncode == 0, done.stderr
   want = probing.read(tmp_path / 'None', 'layers')
   assert [found['step'] for found in want] == [0, 5, 7]
-  for mesh in ('data=2', 'fsdp=2'):
-    assert json.loads((tmp_path / mesh / 'config.json').read_text())['mesh'] == mesh
-    for found, one in zip(probing.read(tmp_path / mesh, 'layers'), want, strict=True):
-      assert found.keys() == one.keys() >= {'g_pseudo/Dense_0/kernel', 'phi/Dense_1/kernel'}
-      for key, value in one.items():
-        np.testing.assert_allclose(found[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
+  mesh = 'data=2,fsdp=2'
+  assert json.loads((tmp_path / mesh / 'config.json').read_text())['mesh'] == mesh
+  for found, one in zip(probing.read(tmp_path / mesh, 'layers'), want, strict=True):
+    assert found.keys() == one.keys() >= {'g_pseudo/Dense_0/kernel', 'phi/Dense_1/kernel'}
+    for key, value in one.items():
+      np.testing.assert_allclose(found[key], value, rtol=1e-3, atol=1e-4, err_msg=key)
