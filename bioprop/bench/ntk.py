@@ -20,6 +20,7 @@ neural-tangents 0.6.5 runs on old versions of jax only, and so in a process of i
     peer/bin/pip install neural-tangents==0.6.5 jax==0.4.25 jaxlib==0.4.25 'numpy<2' 'scipy<1.13'
     python -m bioprop.bench.ntk --peer=peer/bin/python
 """
+import contextlib
 import json
 import pathlib
 import statistics
@@ -59,9 +60,11 @@ class ConvNet(nn.Module):
 class Peer:
   """neural-tangents in a process of its own."""
 
-  def __init__(self, python: str):
-    self._process = subprocess.Popen(  # pylint: disable=consider-using-with
-        [python, str(_PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+  def __init__(self, python: str, implementation: int = 3, program: pathlib.Path = _PEER):
+    """Starts `program` under `python`."""
+    self._implementation = implementation
+    self._process = subprocess.Popen(
+        [python, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True)
 
   def seconds(self, **case) -> float:
@@ -71,18 +74,19 @@ class Peer:
       UsageError: if the process ended: neural-tangents cannot be imported there.
     """
     try:
-      self._process.stdin.write(json.dumps(case) + '\n')
+      self._process.stdin.write(
+          json.dumps({**case, 'implementation': self._implementation}) + '\n')
       self._process.stdin.flush()
       return json.loads(self._process.stdout.readline())['seconds']
     except (BrokenPipeError, ValueError):
       raise app.UsageError(
-          f'{self._process.args[0]} {_PEER.name} ended: does it have neural-tangents 0.6.5 and '
+          f'{" ".join(self._process.args)} ended: does it have neural-tangents 0.6.5 and '
           f'jax 0.4.25? See the top of bioprop/bench/ntk.py.') from None
 
   def close(self) -> None:
     """Ends the process."""
-    self._process.stdin.close()
-    self._process.wait()
+    with contextlib.suppress(BrokenPipeError):  # It may have ended by itself.
+      self._process.communicate()
 
 
 def measured(network: str, n: int, trace: bool, rounds: int, peer: Peer | None) -> list[dict]:
@@ -101,8 +105,7 @@ def measured(network: str, n: int, trace: bool, rounds: int, peer: Peer | None) 
   timed: dict[str, Callable[[], float]] = {
       what: _timer(call) for what, call in _calls(network, n, trace).items()}
   if peer is not None:
-    case = {'network': network, 'n': n, 'trace': trace, 'implementation': _IMPLEMENTATION.value}
-    timed['peer'] = lambda: peer.seconds(**case)
+    timed['peer'] = lambda: peer.seconds(network=network, n=n, trace=trace)
   times = [{what: time() for what, time in timed.items()} for _ in range(rounds + 1)][1:]
   return [{'network': network, 'n': n, 'kernel': 'traced' if trace else 'full', 'what': what,
            'ms': round(1e3 * statistics.median(one[what] for one in times), 1),
@@ -146,7 +149,8 @@ def main(argv):
     if name not in CASES:
       raise app.UsageError(f'--networks has {name!r}; choose from {", ".join(CASES)}.')
   print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
-  peer, rows = Peer(_PYTHON.value) if _PYTHON.value else None, []
+  peer = Peer(_PYTHON.value, _IMPLEMENTATION.value) if _PYTHON.value else None
+  rows = []
   print(f'{"network":>8}{"n":>5}{"kernel":>8}  {"what":<6}{"ms":>10}{"/ ntk":>8}')
   for network in _NETWORKS.value:
     for n in CASES[network]:

@@ -41,22 +41,14 @@ class Net(nnx.Module):
     return self.out(nnx.tanh(self.second(nnx.tanh(self.first(x)))))
 
 
-class Gained(nn.Module):
-  """A layer at each position of a sequence, and a parameter that is no layer's."""
-
-  @nn.compact
-  def __call__(self, x):
-    gain = self.param('gain', nn.initializers.ones, (1, 1, 2), F)
-    return nn.Dense(3, name='out', param_dtype=F)(x * gain)
-
-
-class Pair(nn.Module):
-  """Two inputs and two outputs, which differ."""
+class Sequences(nn.Module):
+  """Two inputs, two outputs, a layer at each position, a parameter that is no layer's."""
 
   @nn.compact
   def __call__(self, a, b):
-    dense = nn.Dense(3, name='out', param_dtype=F)
-    return dense(a), dense(b)
+    gain = self.param('gain', nn.initializers.ones, (1, 1, 2), F)
+    out = nn.Dense(3, name='out', param_dtype=F)((a - b) * gain)
+    return out[:, 0], out
 
 
 class Centred(nn.Module):
@@ -80,14 +72,15 @@ def by_path(tree):
   return {path: leaf for path, leaf in named.items() if 'feedback_' not in path}
 
 
-def jacobian(model, variables, x=X):
+def jacobian(model, variables, x=(X,), pick=lambda out: out):
   """Of each sample [n, outputs, p] by parameter."""
 
-  def one(x):
-    f = lambda p: model.apply({**variables, 'params': p}, x[None]).reshape(-1)
+  def one(*x):
+    x = [leaf[None] for leaf in x]
+    f = lambda p: pick(model.apply({**variables, 'params': p}, *x)).reshape(-1)
     return jax.jacrev(f)(variables['params'])
 
-  rows = by_path(jax.jit(jax.vmap(one))(jnp.asarray(x)))
+  rows = by_path(jax.jit(jax.vmap(one))(*map(jnp.asarray, x)))
   return {path: leaf.reshape(*leaf.shape[:2], -1) for path, leaf in rows.items()}
 
 
@@ -155,7 +148,7 @@ def of(found, kind):
 
 @pytest.fixture(scope='module')
 def measured():
-  """Variables of fa, what all types find, and what was compiled afterwards, for others."""
+  """Variables of fa, what all types find, what was compiled afterwards for others, the probe."""
   compiled = []
 
   class Heard(logging.Handler):
@@ -178,7 +171,7 @@ def measured():
       Probe(plugged, None, (X[::-1], LABELS), like=probe).measure(variables)
   jax.config.update('jax_disable_most_optimizations', False)
   assert first > 0 and moved['angles/cosine'] != found['angles/cosine']
-  return variables, found, compiled[first:]
+  return variables, found, compiled[first:], probe
 
 
 def test_nothing_is_compiled_twice(measured):
@@ -215,11 +208,12 @@ def test_entk_of_backprop():
 @pytest.mark.usefixtures('x64')
 def test_entk_of_feedback_alignment(measured):
   """True Jacobians in rows, the rule's in columns; blocks give the same numbers."""
-  variables, found, _ = measured
+  variables, found, _, probe = measured
   plugged = bioprop.wrap(Mlp(), 'fa')
   true = jacobian(Mlp(), {'params': variables['params']})
   assert not _check_entk(of(found, 'entk'), true, jacobian(plugged, variables))
-  blocks = Probe(plugged, None, (X, LABELS), types=('entk',), block=4).measure(variables)
+  blocks = Probe(plugged, None, (X, LABELS), types=('entk',), block=4, like=probe).measure(
+      variables)
   all_close(blocks, of(found, 'entk'))
 
 
@@ -240,7 +234,8 @@ def test_entk_of_a_rule_that_is_not_linear():
     moved = (move(1) - move(-1)) / (2 * h)
     return np.einsum('mnc,mc->nm', moved, error) / (error**2).sum(1)
 
-  found = Probe(plugged, None, (X, LABELS), types=('entk',)).measure(variables)
+  probe = Probe(plugged, None, (X, LABELS), types=('entk',))
+  found = probe.measure(variables)
   want = kernel(steps)
   np.testing.assert_allclose(found['kernel'], want, rtol=1e-6, atol=1e-7 * np.abs(want).max())
   assert not np.allclose(want, want.T)
@@ -254,13 +249,14 @@ def test_entk_of_a_rule_that_is_not_linear():
       'kernel': found['kernel'], 'effective_rank': rank(found['kernel']),
       'target_alignment': alignment(found['kernel']),
       **{name: value for name, value in found.items() if name.startswith('share/')}})
-  blocks = Probe(plugged, None, (X, LABELS), types=('entk',), block=3).measure(variables)
+  blocks = Probe(plugged, None, (X, LABELS), types=('entk',), block=3, like=probe).measure(
+      variables)
   all_close(blocks, found)
 
 
 def test_features(measured):
   """Forward and backward passes written out in NumPy."""
-  variables, found, _ = measured
+  variables, found, *_ = measured
   inputs, _ = forward(variables['params'])
   slopes = {'second': 1 - inputs['out']**2, 'first': 1 - inputs['second']**2}
 
@@ -302,7 +298,7 @@ def _check_angles(found, own, ruled):
 @pytest.mark.usefixtures('x64')
 def test_angles(measured):
   """The plugged and the plain gradient of the loss, summed over samples and sample by sample."""
-  variables, found, _ = measured
+  variables, found, *_ = measured
   _check_angles(of(found, 'angles'), by_path(gradients(Mlp(), {'params': variables['params']})),
                 by_path(gradients(bioprop.wrap(Mlp(), 'fa'), variables)))
 
@@ -310,12 +306,12 @@ def test_angles(measured):
 @pytest.mark.usefixtures('x64')
 def test_labels_that_are_no_classes(measured):
   """Quantities with a loss of their own have no targets to align with; errors are that loss's."""
-  variables, at_classes, _ = measured
+  variables, at_classes, _, probe = measured
   plugged, targets = bioprop.wrap(Mlp(), 'fa'), RNG.randn(6)
   loss = lambda outputs, target: jnp.square(outputs[0] - target) + jnp.sum(outputs)
   losses = jax.vmap(loss)
-  found = Probe(plugged, None, (X, targets), types=('entk', 'angles'), loss=losses).measure(
-      variables)
+  found = Probe(plugged, None, (X, targets), types=('entk', 'angles'), loss=losses,
+                like=probe).measure(variables)
   all_close(of(found, 'entk'), {
       name: value for name, value in of(at_classes, 'entk').items() if name != 'target_alignment'})
   _check_angles(of(found, 'angles'),
@@ -324,16 +320,18 @@ def test_labels_that_are_no_classes(measured):
 
 
 @pytest.mark.usefixtures('x64')
-def test_labels_of_each_position():
-  """A mean over positions and outputs, no targets; a parameter of no layer has its share."""
-  x, labels = RNG.randn(6, 5, 2), RNG.randint(0, 3, (6, 5))
-  variables = drawn(Gained(), x)
-  rows = jacobian(Gained(), variables, x)
+def test_sequences():
+  """A mean over positions and outputs, no targets; inputs in a tuple; which output is measured."""
+  x, labels = tuple(RNG.randn(2, 6, 5, 2)), RNG.randint(0, 3, (6, 5))
+  variables = drawn(Sequences(), *x)
+  rows = jacobian(Sequences(), variables, x, lambda out: out[1])
   kernels = {path: np.einsum('ncp,mcp->nm', own, own) / 15 for path, own in rows.items()}
   kernel = sum(kernels.values())
-  found = Probe(Gained(), 'bp', (x, labels), types=('entk',)).measure(variables)
+  found = Probe(Sequences(), 'bp', (x, labels), types=('entk',), output=1).measure(variables)
   all_close(found, {'kernel': kernel, 'effective_rank': rank(kernel), **shares(kernels)})
-  assert len(kernels) == 3
+  assert set(kernels) == {'gain', 'out/kernel', 'out/bias'}
+  with pytest.raises(OutputError, match='output=0'):
+    Probe(Sequences(), 'bp', (x, labels), types=('entk',)).measure(variables)
 
 
 @pytest.mark.parametrize('rule', ['bp', 'kp', 'dfa', 'hebb'])
@@ -358,7 +356,7 @@ def test_alignment(rule):
 
 def test_alignment_of_feedback_alignment(measured):
   """With what the plug holds."""
-  variables, found, _ = measured
+  variables, found, *_ = measured
   all_close(of(found, 'alignment'), {
       f'cosine/{name}/kernel': cosine(
           variables['params'][name]['kernel'], variables['feedback'][name]['kernel'])
@@ -368,7 +366,7 @@ def test_alignment_of_feedback_alignment(measured):
 @pytest.mark.usefixtures('x64')
 def test_nnx_models(measured):
   """With the weights and the feedback of the linen model they have all of its numbers."""
-  variables, want, _ = measured
+  variables, want, *_ = measured
   model = bioprop.install(Net(), 'fa', nnx.Rngs(1), X)
   probe = Probe(model, None, (X, LABELS), types=('entk', 'alignment'))
   for layer in LAYERS:  # After the probe was made.
@@ -378,16 +376,6 @@ def test_nnx_models(measured):
       own.feedback_kernel[...] = variables['feedback'][layer]['kernel']
   all_close(probe.measure(model), {name: value for name, value in want.items()
                                    if name.split('/')[0] in ('entk', 'alignment')})
-
-
-@pytest.mark.usefixtures('x64')
-def test_several_inputs_and_outputs():
-  """Inputs in a tuple; `output` says which of the outputs is measured."""
-  variables, batch = drawn(Pair(), X, X), ((X, X[::-1]), LABELS)
-  found = Probe(Pair(), 'bp', batch, types=('entk',), output=1).measure(variables)
-  np.testing.assert_allclose(found['kernel'], X[::-1] @ X[::-1].T + 1)
-  with pytest.raises(OutputError, match='output=0'):
-    Probe(Pair(), 'bp', batch, types=('entk',)).measure(variables)
 
 
 @pytest.mark.usefixtures('x64')
@@ -418,7 +406,7 @@ def test_what_cannot_be_prepared(make, error, words):
 @pytest.mark.usefixtures('x64')
 def test_what_cannot_be_measured(measured):
   """Variables of another model, or of another kind; samples that depend on each other."""
-  variables, _, _ = measured
+  variables, *_ = measured
   params, feedback = variables['params'], variables['feedback']
   probe = Probe(Mlp(), 'fa', (X, LABELS))
   for wrong in ({'params': {'out': params['out']}, 'feedback': feedback},  # Two layers less.
