@@ -71,7 +71,7 @@ def _kernels(by_type) -> Figure | None:
   grid = figure.subplots(len(moments), len(columns), squeeze=False)
   for row, moment in zip(grid, moments):
     for axes, (kind, key) in zip(row, columns):
-      found = by_type[kind][min(moment, len(by_type[kind]) - 1)]
+      found = _nearest(by_type[kind], by_type[columns[0][0]][moment]['step'])
       limit = np.abs(found[key]).max() or 1
       axes.imshow(found[key], vmin=-limit, vmax=limit, cmap='RdBu_r', interpolation='nearest')
       axes.set_title(f'{_short(key)}, step {found["step"]}', fontsize=8)
@@ -154,6 +154,10 @@ def _moments(found: Found) -> list[int]:
   steps = [int(one['step']) for one in found]
   middle = int(np.argmin(np.abs(np.array(steps) - steps[-1] / 2)))
   return sorted({0, middle, len(steps) - 1})
+
+
+def _nearest(found: Found, step: int) -> Mapping[str, np.ndarray]:
+  return min(found, key=lambda one: abs(int(one['step']) - int(step)))
 
 
 def _short(key: str) -> str:

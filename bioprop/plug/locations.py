@@ -102,11 +102,13 @@ def _cut(x: Array, conv: core.JaxprEqn, window: tuple[int, ...]) -> Array:
   edges = [(low, high, dilation - 1) for (low, high), dilation in zip(p['padding'],
                                                                      p['lhs_dilation'])]
   x = jax.lax.pad(x[0], jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
-  sizes = conv.outvars[0].aval.shape[1:-1]
-  strides = p['window_strides']
-  pieces = []
-  for offset in itertools.product(*map(range, window)):
-    start = [place * dilation for place, dilation in zip(offset, p['rhs_dilation'])]
-    end = [first + (size - 1) * stride + 1 for first, size, stride in zip(start, sizes, strides)]
-    pieces.append(jax.lax.slice(x, [*start, 0], [*end, x.shape[-1]], [*strides, 1]))
-  return jnp.concatenate(pieces, -1).reshape(math.prod(sizes), -1)
+  # Where each place of the output [T] sees each place of the window: one gather, which compiles in
+  # a fraction of the time that a slice for each of these takes.
+  spots = np.zeros((1, 1), int)
+  for size, stride, places, dilation, length in zip(
+      conv.outvars[0].aval.shape[1:-1], p['window_strides'], window, p['rhs_dilation'], x.shape):
+    along = np.arange(size)[:, None] * stride + np.arange(places) * dilation
+    spots = spots[:, None, :, None] * length + along[None, :, None, :]
+    spots = spots.reshape(spots.shape[0] * size, -1)
+  pixels = x.reshape(-1, x.shape[-1])
+  return pixels.at[spots].get(mode='promise_in_bounds').reshape(len(spots), -1)

@@ -56,7 +56,8 @@ def _broken():
   """Alignment finds one thing more for the network: something without a value."""
   plain = TYPES['alignment']
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(TYPES, 'alignment', lambda point: {**plain(point), 'broken': jnp.asarray(jnp.nan)})
+    patch.setitem(TYPES, 'alignment',
+                  lambda point: {**plain(point), 'broken': jnp.asarray(jnp.nan)})
     yield
 
 
@@ -117,6 +118,8 @@ def test_what_is_measured_is_the_state_on_these_examples(whole):
   path, results = whole
   config = make_config()
   trainer = Trainer(config)
+  assert trainer.probes[0].probe._loss is trainer.task.loss
+  assert [one.probe._block for one in trainer.probes] == [10, None]
   first = trainer.init()
   after = Checkpoints(path / 'checkpoints', config.keep).restore(1, first)
   train = data.load('digits', validation=0).train
