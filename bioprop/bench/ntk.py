@@ -32,9 +32,10 @@ import flax.linen as nn
 import jax
 from absl import app, flags, logging
 
-import bioprop
 from bioprop import measure
 from bioprop.models import MLP
+from bioprop.plug.jacobian import jacobians
+from bioprop.plug.linen import wrap
 
 CASES = {'mlp': (128, 512), 'cnn': (64,)}  # Samples, by network.
 _HIDDEN = {'mlp': (1024, 1024, 1024)}
@@ -117,9 +118,9 @@ def _calls(network, n, trace):
   shape = (n, 784) if network == 'mlp' else (n, 32, 32, 3)
   model = MLP(hidden=_HIDDEN['mlp'], activation='relu') if network == 'mlp' else ConvNet()
   x = jax.random.normal(jax.random.key(1), shape)
-  plugged = bioprop.wrap(model, 'fa')
+  plugged = wrap(model, 'fa')
   variables = jax.jit(plugged.init)(jax.random.key(0), x)
-  exact, ruled = bioprop.jacobians(model, x), bioprop.jacobians(plugged, x)
+  exact, ruled = jacobians(model, x), jacobians(plugged, x)
   of_plain = exact.true({'params': variables['params']})
   of_rule = ruled.true(variables), ruled.pseudo(variables)
   calls = {'ntk': lambda: measure.ntk(of_plain, x, trace=trace),

@@ -192,7 +192,7 @@ def _tile(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
   rows, columns = left.by_path(), right.by_path()
   kernels = {}
   for path in (path for path in rows if path not in joined):
-    own, other = (_widened(one) if path in widened and isinstance(one, tuple) else one
+    own, other = (_widened(one) if path in widened else one
                   for one in (rows[path], columns[path]))
     if isinstance(own, tuple):
       kernels[path] = contract(own, other, trace)

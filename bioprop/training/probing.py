@@ -158,9 +158,9 @@ def measure(probes: tuple[Scheduled, ...], state: State, at: int | None) -> Iter
   """
   due = [probe for probe in probes if at is None or at % probe.every == 0]
   if due:
-    # On one device: state may be divided over several.
-    variables = jax.device_get({'params': state.params, **state.model_state})
-    variables = jax.tree.map(jax.numpy.asarray, variables)
+    variables = {'params': state.params, **state.model_state}
+    if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(variables)):
+      variables = jax.tree.map(jax.numpy.asarray, jax.device_get(variables))  # On one device.
   for name, _, labels, probe in due:
     yield Measured(name, int(state.step), labels, probe.measure(variables))
 
