@@ -327,9 +327,15 @@ def test_sequences():
   rows = jacobian(Sequences(), variables, x, lambda out: out[1])
   kernels = {path: np.einsum('ncp,mcp->nm', own, own) / 15 for path, own in rows.items()}
   kernel = sum(kernels.values())
-  found = Probe(Sequences(), 'bp', (x, labels), types=('entk',), output=1).measure(variables)
+  own = {'types': ('entk',), 'output': 1}
+  probe = Probe(Sequences(), None, (x, labels), **own)
+  found = probe.measure(variables)
   all_close(found, {'kernel': kernel, 'effective_rank': rank(kernel), **shares(kernels)})
   assert set(kernels) == {'gain', 'out/kernel', 'out/bias'}
+  # A class of each sequence is none of each output.
+  loss = lambda outputs, labels: cross_entropy(outputs.mean(1), labels)
+  classes = Probe(Sequences(), None, (x, LABELS), **own, loss=loss, like=probe)
+  all_close(classes.measure(variables), found)
   with pytest.raises(OutputError, match='output=0'):
     Probe(Sequences(), 'bp', (x, labels), types=('entk',)).measure(variables)
 
