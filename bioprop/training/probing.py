@@ -13,8 +13,6 @@ WORKDIR/probes/<name>/<step>.npz, step being the number of updates made, with
 All scalars go to TensorBoard, those of the whole network into the epoch's line of metrics.jsonl
 too, as '<probe>/<name>': the last ones of the epoch.
 """
-import functools
-import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -142,10 +140,9 @@ def balanced(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray
   return order[:count]
 
 
-def together(probes: tuple[Scheduled, ...], steps: int) -> int:
-  """How many steps lie between two moments at which some probe may be due, at most `steps`."""
-  often = (probe.every for probe in probes if probe.every < steps)  # Others are due at 0 alone.
-  return functools.reduce(math.gcd, often, 0) or steps
+def until_next(probes: tuple[Scheduled, ...], at: int, steps: int) -> int:
+  """How many steps, at most `steps`, lead from an epoch's step `at` to when a probe is due next."""
+  return min([steps, *(probe.every - at % probe.every for probe in probes)])
 
 
 def measure(probes: tuple[Scheduled, ...], state: State, at: int | None) -> Iterator[Measured]:

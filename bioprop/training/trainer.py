@@ -90,9 +90,7 @@ class Trainer:
     if config.probes:
       jax.eval_shape(self.init)  # What is wrong with the model is said as it is without probes.
     self.probes = probing.make(config, self.task, step_lib.Examples(*data.train))
-    between = probing.together(self.probes, self.steps)
-    self._per_call = math.gcd(between, config.steps_per_call) if (
-        config.steps_per_call and self.probes) else min(config.steps_per_call or between, between)
+    self._per_call = min(config.steps_per_call or self.steps, self.steps)
     self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
                         if config.validation else None)
     self._test = data.test
@@ -143,8 +141,9 @@ class Trainer:
     """
     total_loss, total_correct = 0., 0
     labels = self.task.batch_size * math.prod(self.train_data.labels.shape[1:])  # Of a step.
-    for start in range(0, self.steps, self._per_call):
-      length = min(self._per_call, self.steps - start)
+    start = 0
+    while start < self.steps:
+      length = probing.until_next(self.probes, start, min(self._per_call, self.steps - start))
       if see is not None:
         for measured in probing.measure(self.probes, state, start):
           see(measured)
@@ -158,6 +157,7 @@ class Trainer:
       total_loss += losses.sum()
       total_correct += int(metrics.correct.sum())
       tick(length)
+      start += length
     return state, Average(float(total_loss) / self.steps,
                           total_correct / (self.steps * labels))
 

@@ -206,7 +206,7 @@ def test_training_is_the_same_without(whole, tmp_path):
 
 
 def test_steps_per_call_changes_nothing(whole, tmp_path, monkeypatch):
-  """Two steps a call, and a probe at every third: one step a call, measured when it was."""
+  """Two steps a call, and a probe at every third: calls end where it is due."""
   lengths, plain = [], Trainer.epoch
 
   def seen(self, state, number, tick, see):
@@ -214,7 +214,7 @@ def test_steps_per_call_changes_nothing(whole, tmp_path, monkeypatch):
 
   monkeypatch.setattr(Trainer, 'epoch', seen)
   results = run(make_config(steps_per_call=2), tmp_path / 'run', progress=False)
-  assert [length for length in lengths if length] == [1] * 14
+  assert [length for length in lengths if length] == [2, 1, 2, 1, 1] * 2
   _same_bits(whole[1].state, results.state)
   assert _files(tmp_path / 'run') == _files(whole[0])
   assert _records(tmp_path / 'run') == _records(whole[0])
@@ -342,16 +342,15 @@ def test_labels_that_are_no_classes_are_drawn_without_regard_to_them(labels):
     probing.balanced(labels, 49, 0, 'kernel')
 
 
-@pytest.mark.parametrize('every, steps, want', [
-    ((), 7, 7), ((3,), 7, 3), ((4, 6), 100, 2), ((500,), 7, 7), ((7,), 7, 7), ((3, 50), 7, 3),
-    ((6, 9), 9, 6), ((1, 5), 9, 1)])
-def test_together(every, steps, want):
-  """The largest number of steps that no probe's moment falls into."""
+@pytest.mark.parametrize('every, steps', [
+    ((), 7), ((3,), 7), ((4, 6), 100), ((500,), 7), ((7,), 7), ((3, 50), 7), ((6, 9), 9)])
+def test_until_the_next(every, steps):
+  """Calls of these lengths begin wherever a probe is due, and nowhere else."""
   probes = tuple(probing.Scheduled('', one, None, None) for one in every)
-  assert probing.together(probes, steps) == want
-  due = {at for one in every for at in range(0, steps, one)}
-  fits = [length for length in range(1, steps + 1) if due <= set(range(0, steps, length))]
-  assert want == max(fits)
+  starts = [0]
+  while (at := starts[-1] + probing.until_next(probes, starts[-1], steps - starts[-1])) < steps:
+    starts.append(at)
+  assert set(starts) == {0} | {at for one in every for at in range(0, steps, one)}
 
 
 @pytest.mark.parametrize('options, words', [
