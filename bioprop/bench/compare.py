@@ -28,7 +28,7 @@ def table(runs: Sequence[str | os.PathLike]) -> str:
   """
   rows = [('run', *(name.replace('_', ' ') for name in _COLUMNS))]
   for run in map(pathlib.Path, runs):
-    _config(run)
+    workdir.config_of(run)
     numbers = {'epoch': 0}
     for record in metrics.read(run):
       numbers.update(record)
@@ -47,7 +47,7 @@ def entropies(runs: Sequence[str | os.PathLike]) -> dict[str, float]:
   Raises:
     WorkdirError: if a directory holds no run.
   """
-  configs = [_config(pathlib.Path(run)) for run in runs]
+  configs = [workdir.config_of(run) for run in runs]
   texts = {(config['dataset'], config['validation']) for config in configs}
   if len(texts) != 1 or configs[0]['dataset'] != 'characters':
     return {}
@@ -68,14 +68,6 @@ def main(argv):
       print(f'{name}: {value:.4f} nats per character')
     plots.losses(argv[1:], _OUT.value, lines)
   print(f'in {_OUT.value}')
-
-
-def _config(run):
-  config = workdir.read_config(run)
-  if config is None:
-    raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
-                       'train.py.')
-  return config
 
 
 if __name__ == '__main__':

@@ -41,13 +41,7 @@ def draw(run: str | os.PathLike, folder: str | os.PathLike) -> list[pathlib.Path
   Raises:
     WorkdirError: if the directory holds no run, or its probes have found nothing yet.
   """
-  config = workdir.read_config(pathlib.Path(run))
-  if config is None:
-    raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
-                       'train.py.')
-  by_type: dict[str, Found] = {}
-  for name, options in config.get('probes', {}).items():
-    by_type.setdefault(options['type'], probing.read(run, name))
+  config, by_type = workdir.config_of(run), probing.read_all(run)
   title = f'{pathlib.Path(run).name}: {config["model"]} on {config["dataset"]}, {config["rule"]}'
   files = []
   for name, picture in (('kernels', _kernels), ('angles', _angles), ('alignment', _alignment),

@@ -23,7 +23,7 @@ from absl import app, logging
 
 from bioprop import measure
 from bioprop.errors import WorkdirError
-from bioprop.training import cli, metrics, probing, workdir
+from bioprop.training import cli, metrics, probing
 
 Found = Mapping[str, np.ndarray]
 
@@ -34,12 +34,7 @@ def row(run: str | pathlib.Path) -> dict[str, str]:
   Raises:
     WorkdirError: if the directory holds no run.
   """
-  config = workdir.read_config(pathlib.Path(run))
-  if config is None:
-    raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
-                       'train.py.')
-  probes = {options['type']: probing.read(run, name)
-            for name, options in config.get('probes', {}).items()}
+  probes = probing.read_all(run)
   final = next((one for one in metrics.read(run) if 'test_accuracy' in one), {})
   accuracy = final.get('test_accuracy')
   over = lambda kind, value: _first_and_last(probes.get(kind, ()), value)

@@ -38,6 +38,9 @@ class Differentiator:
     self._transposed = {p.path: p.shape for p in products if p.transposed}
 
   def __call__(self, params: Mapping[str, Array], others: PyTree, samples: PyTree) -> Jacobian:
+    if self._at_error and not (isinstance(samples, tuple | list) and len(samples) == 2):
+      raise MeasureError('gradients are taken at errors: give a pair (x, error), error being the '
+                         'gradient of each sample\'s own loss in its output.')
     samples = cast(samples, self._dtype)
     got = kinds(samples[0] if self._at_error else samples)
     if got != self._kinds:
@@ -53,7 +56,6 @@ class Differentiator:
 
   def output(self, params: Mapping[str, Array], others: PyTree, samples: PyTree) -> Array:
     """The outputs of samples, each by itself: [n, ...]."""
-
     samples = cast(samples, self._dtype)
 
     def one(sample):
@@ -67,6 +69,9 @@ class Differentiator:
     alone = jax.tree.map(lambda leaf: leaf[None], sample)
     rest = {path: params[path] for path in self._rest}
     out, back, inputs = self._pull(params, others, alone, rest, self._claimed)
+    if self._at_error and error.shape != out.shape:
+      raise MeasureError(f'an error has the shape {error.shape}, the axis n aside, and an output '
+                         f'{out.shape}. Give the gradient of the loss in the outputs.')
     rows = error.reshape(1, -1) if self._at_error else jnp.eye(out.size, dtype=out.dtype)
     full, cotangents = jax.vmap(back)(rows.astype(out.dtype))
     return ({product.path: product.factors(inputs, cotangents) for product in self._claimed},

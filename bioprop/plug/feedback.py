@@ -9,7 +9,7 @@ from flax import nnx
 from jax.extend import core
 
 from bioprop.plug import marks
-from bioprop.plug.network import batch_of, traced
+from bioprop.plug.network import PlugNetwork, batch_of, traced
 from bioprop.plug.networks import make_network
 from bioprop.plug.reach import NONE, Sources, reach
 from bioprop.plug.traced import traced_calls, traced_ops
@@ -65,11 +65,30 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
   Raises:
     MeasureError: if the variables are not the model's.
   """
-  alone = batch_of(1, sample)
-  network = make_network(model, alone, rngs, kwargs)
-  params, others = network.split(variables)
-  shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, others))
-  closed = traced(network.plain, *shapes, alone, network.output)
+  return FeedbackOf(model, *sample, rngs=rngs, **kwargs)(variables)
+
+
+class FeedbackOf:
+  """`feedback` of one model at many variables: the model is traced at the first."""
+
+  def __init__(self, model: nn.Module | nnx.Module, *sample: Any,
+               rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any):
+    """Arguments as in `feedback`."""
+    self._alone, self._rngs = batch_of(1, sample), rngs or {}
+    self._network = make_network(model, self._alone, rngs, kwargs)
+    self._traced: core.ClosedJaxpr | None = None
+
+  def __call__(self, variables: Any) -> FeedbackWeights:
+    """The feedback at these variables; see `feedback`."""
+    params, others = self._network.split(variables)
+    if self._traced is None:
+      shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, others))
+      self._traced = traced(self._network.plain, *shapes, self._alone, self._network.output)
+    return _found(self._traced, self._network, params, others, self._rngs)
+
+
+def _found(closed: core.ClosedJaxpr, network: PlugNetwork, params, others,
+           rngs: Mapping[str, jax.Array]) -> FeedbackWeights:
   is_parameter = [at < len(params) for at in range(len(closed.jaxpr.invars))]
   sources = _sources(closed, [frozenset(['parameter'] if one else []) for one in is_parameter])
   ops = traced_ops(closed)
@@ -83,7 +102,7 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
     stored = network.stored(label, others)
     if _DIRECT in stored:
       found.direct[label] = stored[_DIRECT]
-    if rule.redraws and 'feedback' in (rngs or {}):
+    if rule.redraws and 'feedback' in rngs:
       stored = {**stored, 'key': jax.random.fold_in(rngs['feedback'], zlib.crc32(label.encode()))}
     if rule.redraws and not stored:  # All of its feedback is a call's own.
       continue

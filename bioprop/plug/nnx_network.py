@@ -10,9 +10,9 @@ from bioprop.plug import nnx_whole
 from bioprop.plug.marks import marked
 from bioprop.plug.network import PlugNetwork
 from bioprop.plug.nnx import uninstall, watchable
-from bioprop.plug.nnx_layer import PLAN, Watcher, watching
+from bioprop.plug.nnx_layer import PLAN, Plan, Watcher, watching
 from bioprop.plug.nnx_run import OUTPUT, let_watch
-from bioprop.rules import make
+from bioprop.rules import Rule, make
 
 
 def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, jax.Array],
@@ -69,25 +69,9 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
       return merged('acting', params, others)(*inputs, **kwargs)
 
   shared = _shared(bare)
-  plans = {plan.path: plan for _, node in nnx.iter_graph(model, graph=True)
-           if isinstance(node, nnx.Module) and (plan := getattr(node, PLAN, None)) is not None}
   whole = vars(model).get(nnx_whole.RULE)
-  rules = (whole,) if whole is not None else tuple(plan.rule for plan in plans.values())
-
-  def plan_of(label):
-    inside = lambda path: f'{label}/'.startswith((f'{path}/', f'{path}.'))
-    layer = max((path for path in plans if inside(path)), key=len, default=None)
-    return None if layer is None or whole is not None else plans[layer]
-
-  def rule_at(label):
-    plan = plan_of(label)  # A layer that is left on backprop has none.
-    return plan.rule if plan else make('bp') if whole is None else None
-
-  def stored(label, others):
-    plan = plan_of(label)
-    inside = f'{plan.path}/' if plan and plan.path else ''
-    return {name: others[f'{inside}{attribute}'] for _, name, attribute in plan.feedback
-            if f'{inside}{attribute}' in others} if plan else {}
+  plans = _Plans(model, whole is not None)
+  rules = (whole,) if whole is not None else plans.rules
 
   def initial(others):
     inside = f'{nnx_whole.FEEDBACK}/initial/'
@@ -96,8 +80,38 @@ def make_network(model: nnx.Module, sample: tuple[Any, ...], rngs: Mapping[str, 
 
   return PlugNetwork(
       plain, acting, rules, whole is None and all(rule.exact for rule in rules),
-      whole is not None and whole.own_forward, rule_at, stored, initial,
+      whole is not None and whole.own_forward, plans.rule_at, plans.stored, initial,
       lambda path: shared.get(path, path), vars(model).get(OUTPUT), split)
+
+
+class _Plans:
+  """What the layers of a plugged model were told, by the labels of their ops."""
+
+  def __init__(self, model: nnx.Module, whole: bool):
+    self._whole = whole  # The rule is one of the whole network, which layers know nothing of.
+    self._plans = {
+        plan.path: plan for _, node in nnx.iter_graph(model, graph=True)
+        if isinstance(node, nnx.Module) and (plan := getattr(node, PLAN, None)) is not None}
+    self.rules = tuple(plan.rule for plan in self._plans.values())
+
+  def rule_at(self, label: str) -> Rule | None:
+    """See `PlugNetwork`."""
+    plan = self._plan(label)  # A layer that is left on backprop has none.
+    return plan.rule if plan else None if self._whole else make('bp')
+
+  def stored(self, label: str, others: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """See `PlugNetwork`."""
+    plan = self._plan(label)
+    if plan is None:
+      return {}
+    inside = f'{plan.path}/' if plan.path else ''
+    return {name: others[f'{inside}{attribute}'] for _, name, attribute in plan.feedback
+            if f'{inside}{attribute}' in others}
+
+  def _plan(self, label: str) -> Plan | None:
+    inside = lambda path: f'{label}/'.startswith((f'{path}/', f'{path}.'))
+    layer = max((path for path in self._plans if inside(path)), key=len, default=None)
+    return None if layer is None or self._whole else self._plans[layer]
 
 
 def _shared(model: nnx.Module) -> dict[str, str]:

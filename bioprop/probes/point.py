@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from bioprop.errors import MeasureError
 from bioprop.measure import evaluate
 from bioprop.plug.feedback import FeedbackWeights
 from bioprop.plug.jacobian import Jacobians
@@ -57,8 +58,18 @@ class Point:
 
   @functools.cached_property
   def errors(self) -> Array:
-    """The gradient of each sample's own loss in its output, shaped like the outputs."""
-    return _errors(Partial(self._loss), self.outputs, self.batch.labels)
+    """The gradient of each sample's own loss in its output, shaped like the outputs.
+
+    Raises:
+      MeasureError: if it is not finite although the outputs are.
+    """
+    errors = _errors(Partial(self._loss), self.outputs, self.batch.labels)
+    if bool(jnp.isfinite(self.outputs).all() & ~jnp.isfinite(errors).all()):
+      raise MeasureError(
+          f'the gradient of the loss is not finite, although the outputs {self.outputs.shape} are. '
+          f'Labels run from {self.batch.labels.min()} to {self.batch.labels.max()}: classes are '
+          f'numbered from 0, and there are as many as outputs.')
+    return errors
 
   @functools.cached_property
   def feedback(self) -> FeedbackWeights:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from bioprop.errors import MeasureError
-from bioprop.plug.feedback import feedback
+from bioprop.plug.feedback import FeedbackOf
 from bioprop.plug.jacobian import jacobians
 from bioprop.plug.linen import wrap
 from bioprop.plug.output import Where
@@ -20,9 +20,21 @@ from bioprop.typing import Array
 
 
 def cross_entropy(outputs: Array, labels: Array) -> Array:
-  """-log softmax of each label: outputs [..., C] and whole numbers [...] to [...]."""
-  chosen = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], -1)
-  return -chosen[..., 0]
+  """-log softmax of each label: outputs [..., C] and whole numbers [...] to [...].
+
+  Raises:
+    MeasureError: if there is not one class of each output.
+  """
+  if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != outputs.shape[:-1]:
+    raise MeasureError(
+        f'the cross-entropy of outputs {outputs.shape} takes a class for each, whole numbers of '
+        f'shape {outputs.shape[:-1]}, and the labels are {labels.dtype}{list(labels.shape)}. Give '
+        f'these, or the loss that was trained on: bioprop.Probe(..., loss=loss).')
+  # A class that there is not gives NaN in the gradient too, and no other class's.
+  there = (labels >= 0) & (labels < outputs.shape[-1])
+  one_hot = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+  one_hot = jnp.where(there[..., None], one_hot, jnp.asarray(jnp.nan, outputs.dtype))
+  return -jnp.sum(one_hot * jax.nn.log_softmax(outputs), -1)
 
 
 class Probe:
@@ -66,8 +78,8 @@ class Probe:
         statistics no sample has an output of its own.
 
     Raises:
-      MeasureError: if there is no such type, the batch is no pair of inputs and labels, or an NNX
-        model is given a rule here.
+      MeasureError: if there is no such type, the batch is no pair of as many inputs and labels, or
+        an NNX model is given a rule here.
       UnknownRuleError, RuleOptionError, PatternError: if `rule` cannot be read.
     """
     for name in types:
@@ -83,10 +95,16 @@ class Probe:
     model = model if rule is None else wrap(model, rule, output=output)
     inputs = batch[0] if isinstance(batch[0], tuple) else (batch[0],)
     self._batch, self._types = Batch(batch[0], jnp.asarray(batch[1])), tuple(types)
+    counts = {len(leaf) for leaf in jax.tree.leaves(self._batch)}
+    if len(counts) != 1:
+      raise MeasureError(f'a probe\'s batch has a label for each sample, and here are arrays of '
+                         f'{sorted(counts)} entries. Give as many labels as inputs.')
     self._loss, self._block = loss, block
-    self._jacobians = jacobians(model, *inputs, output=output, rngs=rngs, **kwargs) if (
-        like is None) else like._jacobians
-    self._feedback = lambda variables: feedback(model, variables, *inputs, rngs=rngs, **kwargs)
+    if like is None:
+      self._jacobians = jacobians(model, *inputs, output=output, rngs=rngs, **kwargs)
+      self._feedback = FeedbackOf(model, *inputs, rngs=rngs, **kwargs)
+    else:
+      self._jacobians, self._feedback = like._jacobians, like._feedback
 
   def measure(self, variables: Any) -> dict[str, np.ndarray]:
     """Measures all at a linen model's variables, or at the NNX model.

@@ -72,9 +72,8 @@ def _train(trainer, state, done, config, checkpoints, log, progress):
       if epoch == config.epochs:
         for measured in probing.measure(trainer.probes, state, None):
           see(measured)
-      # Of the network; those of each layer are in the files, and what has no value.
-      record |= {name: value for name, value in scalars.items()
-                 if name.count('/') == 1 and math.isfinite(value)}
+      # Of the network; those of each layer are in the files.
+      record |= {name: value for name, value in scalars.items() if name.count('/') == 1}
       step = epoch * trainer.steps
       now = time.perf_counter()
       record['seconds'], clock = now - clock, now  # Of everything, the last checkpoint included.

@@ -24,6 +24,7 @@ import numpy as np
 
 from bioprop.errors import ConfigError, WorkdirError
 from bioprop.probes import TYPES, Probe
+from bioprop.training import workdir as workdir_lib
 from bioprop.training.state import State
 from bioprop.training.step import Examples, Task
 
@@ -55,9 +56,9 @@ class Measured(NamedTuple):
 
   @property
   def scalars(self) -> dict[str, float]:
-    """The scalars, as '<probe>/<name>'."""
+    """The scalars that have a value, as '<probe>/<name>'."""
     return {f'{self.name}/{key}': float(value) for key, value in self.found.items()
-            if value.ndim == 0}
+            if value.ndim == 0 and np.isfinite(value)}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -187,6 +188,18 @@ def read(workdir: str | os.PathLike, name: str) -> list[dict[str, np.ndarray]]:
     there = sorted(item.name for item in folder.iterdir()) if folder.exists() else []
     raise WorkdirError(f'{workdir} has no measurements of a probe {name!r}; it has '
                        f'{", ".join(there) or "none"}. Probes are listed in config.probes.')
+  return found
+
+
+def read_all(run: str | os.PathLike) -> dict[str, list[dict[str, np.ndarray]]]:
+  """Returns what the probes of a run found, by type; of several of a type, the first.
+
+  Raises:
+    WorkdirError: if the directory holds no run, or a probe has found nothing yet.
+  """
+  found = {}
+  for name, options in workdir_lib.config_of(run).get('probes', {}).items():
+    found.setdefault(options['type'], read(run, name))
   return found
 
 

@@ -75,6 +75,19 @@ def read_config(path: pathlib.Path) -> dict | None:
                        'resumed. Restore it, or train in another --workdir.') from error
 
 
+def config_of(run: str | os.PathLike) -> dict:
+  """Returns the configuration of the run in a directory.
+
+  Raises:
+    WorkdirError: if there is no run, or config.json is damaged.
+  """
+  config = read_config(pathlib.Path(run))
+  if config is None:
+    raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
+                       'train.py.')
+  return config
+
+
 def as_json(config: ml_collections.ConfigDict) -> dict:
   """Returns the configuration as JSON gives it back: tuples as lists."""
   return json.loads(json.dumps(config.to_dict(), sort_keys=True))

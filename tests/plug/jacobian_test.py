@@ -184,3 +184,14 @@ def test_another_dtype():
     want = naive_plain(model, doubled, jnp.asarray(x, jnp.float64))
   assert got.dtype == np.float64
   np.testing.assert_allclose(got, np.einsum('ncp,mdp->nmcd', want, want), rtol=1e-10)
+
+
+@pytest.mark.parametrize('given, words', [
+    (lambda x: x, r'a pair \(x, error\)'), (lambda x: (x, np.ones((3, 2), np.float32)), r'\(2,\)'),
+    (lambda x: (x[:, :6], np.ones((3, 3), np.float32)), r'float32\[6\]')])
+def test_errors_that_are_none(given, words):
+  """Not one of each output: it says what an error is."""
+  model, x = MLP(classes=3, hidden=(6,)), RNG.randn(3, 7).astype(np.float32)
+  update = bioprop.jacobians(model, x).update(model.init(KEY, x))
+  with pytest.raises(MeasureError, match=words):
+    update(given(x))
