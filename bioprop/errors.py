@@ -94,3 +94,11 @@ class LostProcessError(DistributedError):
 
 class DivergedError(BiopropError, ArithmeticError):
   """The loss became infinite or NaN."""
+
+
+class TheoryError(BiopropError, ValueError):
+  """A prediction of theory was asked for of what it does not hold for, or cannot be computed."""
+
+
+class ConvergenceError(TheoryError):
+  """A solution of the theory is not as accurate as was asked for."""

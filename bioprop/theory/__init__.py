@@ -1,0 +1,1 @@
+"""What learning rules do to networks of infinite width. Nothing here knows Flax."""
