@@ -1,0 +1,222 @@
+r"""Mean-field theory of networks that learn features, for the user.
+
+    solution = theory.solve_dmft(x, y, depth=2, rule='fa', gamma0=2.0, learning_rate=0.1, steps=100)
+    solution.f, solution.entk, solution.phi, solution.error
+
+predicts what width does not change of
+
+    model = MLP(classes=1, hidden=(N,) * 2, activation='tanh', parametrization='mup', gamma0=2.0,
+                use_bias=False)
+
+trained on all samples at once, on the loss SUM |f - f_0 - y|^2 / 2, by plain SGD with the learning
+rate 0.1 gamma_0^2 N (`model.learning_rate_factor`). The equations and how they are solved stand in
+bioprop/theory/march.py. Averages over `samples` copies of a neuron have errors that fall as their
+square root; independent `replicas` tell how large they are, and no solution is returned as one whose
+errors exceed `tolerance` unless it is asked for.
+"""
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bioprop.errors import ConvergenceError, TheoryError
+from bioprop.theory import checks
+from bioprop.theory.activations import Activation, as_activation
+from bioprop.theory.march import RULES, March, Program, Setting, march, tangents
+from bioprop.theory.solution import Solution
+from bioprop.typing import Array, Key
+
+_GROWTH = 10.0  # Errors that grow so much no longer follow a loss downwards.
+
+
+def solve_dmft(
+    x: Array,
+    targets: Array,
+    *,
+    depth: int,
+    gamma0: float,
+    learning_rate: float,
+    steps: int,
+    phi: str | Activation | Callable[[Array], Array] = 'tanh',
+    rule: str = 'bp',
+    rho: float = 0.0,
+    loss: str | Callable[[Array, Array], Array] = 'mse',
+    x_test: Array | None = None,
+    samples: int | None = None,
+    replicas: int = 2,
+    key: Key | None = None,
+    tolerance: float = 0.05,
+    strict: bool = True,
+    max_gib: float = 4.0,
+    without: str = '',
+) -> Solution:
+  """Solves the mean-field equations of a network with one output.
+
+  Args:
+    x: inputs [P, D], of which the theory sees K^x = x . x' / D. Their dtype is that of the march.
+    targets: y [P].
+    depth: hidden layers, L.
+    gamma0: richness, positive.
+    learning_rate: eta, of the sum of losses over samples; the network's is eta gamma_0^2 N.
+    steps: T, the number of times; the first is before training, the last after T - 1 steps.
+    phi: the nonlinearity: a name, an `Activation`, or an elementwise JAX function.
+    rule: 'bp', 'fa', 'dfa', 'hebb', 'gln', or 'align_prop', which is fa with rho = 1.
+    rho: correlation of fa's feedback with the initial weights, in [0, 1].
+    loss: 'mse', (f - y)^2 / 2, or a function of one output [] and one target [] to a number [].
+    x_test: inputs [P', D] of samples that are not trained on.
+    samples: S, copies of a neuron for each replica; None: 1000, or as many as is needed.
+    replicas: independent solutions, at least 2; their mean is returned.
+    key: of all random numbers; None: jax.random.key(0). Equal keys give equal solutions.
+    tolerance: largest relative standard error of the outputs and of the eNTK.
+    strict: refuse a solution that is not within `tolerance`; otherwise `Solution.converged` tells.
+    max_gib: largest memory that may be used, in GiB (2**30 bytes); see `memory`.
+    without: response functions that are taken for 0, of 'abcd', to see what they do.
+
+  Returns:
+    The solution, on the samples of x and then those of x_test.
+
+  Raises:
+    TheoryError: if an argument is out of range, the memory does not suffice, or training diverges.
+    ConvergenceError: if the errors exceed `tolerance`, under `strict`.
+  """
+  x, targets, masked = _data(x, targets, x_test)
+  rule, rho = ('fa', 1.0) if rule == 'align_prop' else (rule, rho)
+  _check(rule, rho, depth, gamma0, learning_rate, steps, replicas, tolerance, without)
+  phi = as_activation(phi)
+  size, directions = len(x), steps * len(x) if tangents(rule, depth) else 0
+  samples = max(1000, directions) if samples is None else samples
+  if samples < max(directions, size + 1, 2):
+    raise TheoryError(
+        f'samples={samples} copies are too few for {steps} times of {size} samples: each of the '
+        f'{steps * size} entries of a field needs a copy that carries its derivative. Say '
+        f'samples={max(directions, size + 1, 2)} or more, or nothing.')
+  gib = memory(steps, size, depth, samples, rule, x.dtype.itemsize) / 2**30
+  if gib > max_gib:
+    raise TheoryError(
+        f'{steps} times of {size} samples with {samples} copies of {depth} layers need {gib:.3g} '
+        f'GiB, and max_gib allows {max_gib:g}. Memory grows as the square of times and samples: '
+        f'take fewer of them (steps={steps // 2}, learning_rate={2 * learning_rate:g}), or say '
+        f'max_gib={math.ceil(gib)}.')
+  scalar = functools.partial(jnp.asarray, dtype=x.dtype)
+  setting = Setting(_root(x), (targets, masked), scalar(gamma0), scalar(learning_rate), scalar(rho))
+  program = Program(rule, phi, depth, steps, samples, loss, ''.join(sorted(without)))
+  keys = jax.random.split(jax.random.key(0) if key is None else key, replicas)
+  mean, error = _averaged(program, setting, keys)
+  _check_diverged(mean, rule, gamma0, learning_rate)
+  converged = max(error['f'], error['entk']) <= tolerance
+  if strict and not converged:
+    more = math.ceil(samples * (max(error['f'], error['entk']) / tolerance)**2)
+    raise ConvergenceError(
+        f'the relative standard errors of f and of the eNTK are {error["f"]:.3g} and '
+        f'{error["entk"]:.3g}, and tolerance={tolerance:g}: the averages are over {samples} copies '
+        f'in {replicas} replicas, and errors fall as the root of both. Say samples={more}, a '
+        f'larger tolerance, or strict=False, and Solution.converged will be False.')
+  found, entk = mean
+  return Solution(
+      rule=rule, gamma0=float(gamma0), rho=float(rho), learning_rate=float(learning_rate),
+      trained=int(masked.sum()), f=found.f, delta=found.delta, entk=entk, phi=found.phi, g=found.g,
+      g_pseudo=found.g_pseudo, pseudo=found.pseudo, responses=found.responses, error=error,
+      converged=converged)
+
+
+def memory(steps: int, size: int, depth: int, samples: int, rule: str, itemsize: int = 4) -> int:
+  """Bytes that `solve_dmft` needs: O(samples T P depth + depth (T P)^2).
+
+  Args:
+    steps: T.
+    size: P, samples for training and testing.
+    depth: hidden layers.
+    samples: copies of a neuron.
+    rule: the rule, whose tangents are kept beside the fields.
+    itemsize: bytes of a number: 4 in float32.
+  """
+  kinds, entries = 1 + len(tangents(rule, depth)), steps * size
+  fields = depth * 3 * kinds * entries * samples + 3 * entries * samples
+  kernels = (4 * depth + 3 * (depth - 1)) * entries**2
+  return itemsize * (fields + 4 * kernels)
+
+
+def _averaged(program: Program, setting: Setting, keys: Key):
+  """The mean over replicas of a march and its eNTK, as NumPy has them, and its errors."""
+  kx, count = setting.root @ setting.root.T, len(keys)
+  mean, squares = None, None
+  for number, key in enumerate(keys):
+    found = march(program, setting, key)
+    one = jax.tree.map(np.asarray, (found, _entk(found, kx)))
+    # Welford's sums: replicas are not kept.
+    if mean is None:
+      mean, squares = one, jax.tree.map(lambda a: 0.0, one)
+      continue
+    apart = jax.tree.map(np.subtract, one, mean)
+    squares = jax.tree.map(
+        lambda s, d: s + float(np.square(d).sum()) * number / (number + 1), squares, apart)
+    mean = jax.tree.map(lambda m, d: m + d / (number + 1), mean, apart)
+  relative = lambda s, m: math.sqrt(s / (count * (count - 1))) / max(np.linalg.norm(m), 1e-30)
+  (sums, entk), (march_mean, entk_mean) = squares, mean
+  return mean, {'f': relative(sums.f, march_mean.f), 'phi': relative(sums.phi, march_mean.phi),
+                'entk': relative(entk, entk_mean)}
+
+
+@jax.jit
+def _entk(found: March, kx: Array) -> Array:
+  """K [T, P, P], the sum over layers of G~^{l+1} Phi^l at equal times."""
+  equal = lambda kernel: jnp.diagonal(kernel, axis1=1, axis2=3).transpose(0, 3, 1, 2)
+  phi, pseudo = equal(found.phi), equal(found.g_pseudo)
+  return jnp.sum(pseudo[1:] * phi[:-1], 0) + pseudo[0] * kx[None] + phi[-1]
+
+
+def _root(x: Array) -> Array:
+  """[P, P] with K^x = root root^T."""
+  kernel = jnp.matmul(x, x.T, precision='highest') / x.shape[1]
+  values, vectors = jnp.linalg.eigh(kernel)
+  return vectors * jnp.sqrt(jnp.maximum(values, 0))
+
+
+def _data(x, targets, x_test) -> tuple[Array, Array, Array]:
+  """All inputs, their targets (0 where there are none), and which are trained on, 1 or 0."""
+  x, targets = checks.inputs(x, 'x'), jnp.asarray(targets)
+  if targets.shape != x.shape[:1]:
+    raise TheoryError(
+        f'targets have the shape {targets.shape}, and x {x.shape}: the mean-field equations are of '
+        f'networks with one output, and need one number for each sample. Give targets of shape '
+        f'{x.shape[:1]}, for instance +1 and -1 for two classes.')
+  tests = checks.inputs(x_test, 'x_test').astype(x.dtype) if x_test is not None else x[:0]
+  if tests.shape[1] != x.shape[1]:
+    raise TheoryError(f'x_test has {tests.shape[1]} features, and x {x.shape[1]}: give both the '
+                      f'same.')
+  more = (0, len(tests))
+  return (jnp.concatenate([x, tests]), jnp.pad(targets.astype(x.dtype), more),
+          jnp.pad(jnp.ones(len(x), x.dtype), more))
+
+
+def _check(rule, rho, depth, gamma0, learning_rate, steps, replicas, tolerance, without):
+  """Refuses what is out of range."""
+  checks.choice('rule', rule, (*RULES, 'align_prop'))
+  checks.correlation(rule, rho)
+  for name, value, least in (('depth', depth, 1), ('steps', steps, 2), ('replicas', replicas, 2)):
+    checks.whole(name, value, least)
+  for name, value in (('gamma0', gamma0), ('learning_rate', learning_rate),
+                      ('tolerance', tolerance)):
+    checks.positive(name, value)
+  if set(without) - set('abcd'):
+    raise TheoryError(f'without={without!r} names no response functions: they are a, b, c and d. '
+                      f'Say for instance without=\'bc\'.')
+
+
+def _check_diverged(mean: Any, rule: str, gamma0: float, learning_rate: float):
+  """Raises where errors grow instead of falling."""
+  largest = np.abs(mean[0].delta).max(1)
+  grown = ~(largest <= _GROWTH * largest[0])  # NaN has grown, too.
+  if not grown.any():
+    return
+  at = int(grown.argmax())
+  cure = (f'hebb\'s features grow with the square of the error, and gamma_0 has to be small: say '
+          f'gamma0={gamma0 / 4:g}' if rule == 'hebb' else
+          f'the steps may be too large: say learning_rate={learning_rate / 4:g}')
+  raise TheoryError(f'{rule} diverges at gamma0={gamma0:g} and learning_rate={learning_rate:g}: '
+                    f'after {at} steps the largest error is {largest[at]:.3g}, from '
+                    f'{largest[0]:.3g}. Most likely {cure}.')

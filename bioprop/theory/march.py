@@ -1,0 +1,350 @@
+r"""Dynamical mean-field theory of wide networks that learn features, under any rule.
+
+At infinite width the neurons of a layer are independent, each a copy of one random process
+(Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 5 and table 1). In steps of size eta, with
+g = phi'(h) z the true and g~ the rule's signal,
+
+  h^l_mu(t) = u_mu(t) + sum_{s<t, nu} [a^{l-1} g_nu(s) + (c^{l-1} + gamma_0 eta Phi^{l-1} Delta_nu(s)) g~_nu(s)]
+  z^l_mu(t) = r_mu(t) + sum_{s<=t, nu} [b^l + gamma_0 eta G~^{l+1} Delta_nu(s)] phi(h_nu(s))
+
+where (mu t; nu s) are the arguments of all kernels, and
+
+  Phi^l = <phi phi>   G^l = <g g>   G~^l = <g g~>     u^l ~ GP(0, Phi^{l-1}), r^l ~ GP(0, G^{l+1})
+  a^l = <d phi(h^l) / d r^l>   b^l = <d g^{l+1} / d u^{l+1}>   c^l = <d phi(h^l) / d v^l>   d^l below
+
+  rule    g~
+  bp      phi'(h) z
+  fa      phi'(h) z~,  z~ = rho v + sqrt(1 - rho^2) zeta + sum_{s<=t} d^l phi(h(s)),
+          d^l = rho <d g~^{l+1} / d u^{l+1}>, v and zeta ~ GP(0, G~~^{l+1}), <r v> = G~^{l+1}
+  dfa     phi'(h) z~,  z~ ~ N(0, 1), static
+  gln     phi'(m) z,   and phi(h) becomes phi'(m) h, m ~ N(0, K^x)
+  hebb    Delta phi(h)
+
+Derivatives of averages are of steps, not of continuous time: a = gamma_0 A eta and so on in the
+paper's letters; the term s = t is in b and d alone. Gradient descent with the learning rate eta
+gamma_0^2 N on SUM l(f, y), width N, arrives at exactly these sums: the steps are not an
+approximation of the flow, they are the network's own.
+
+Method. All averages are over `samples` copies that are marched through time together, and every
+quantity at a time depends on earlier ones alone, or on what the same step has found in the layer
+below (h) or above (z): one pass solves the equations, and there is no fixed point to iterate.
+
+  Gaussian fields   u^l(t) = R phi(h^{l-1}(t)), R a frozen random rotation of the copies (signs, a
+                    cosine transform, signs; Ailon & Chazelle 2009): the fields have the sample's own
+                    kernel as covariance, jointly over all times, and no kernel is decomposed. So do
+                    r, v and zeta of g and g~ above, each with rotations of its own.
+  Derivatives       every copy carries one tangent, along a direction of its own in the T P entries
+                    of u (or of r, or v), these being orthogonal over the copies. <J> is then the mean
+                    of (J p) p^T: exact for what copies have in common, and noise falls as
+                    1 / sqrt(samples) for the rest. That is one tangent a copy and not T P.
+
+Cost O(samples (T P)^2 depth), memory O(samples T P depth + depth (T P)^2); see `memory`.
+"""
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bioprop.theory.activations import Activation
+from bioprop.typing import Array, Key
+
+RULES = ('bp', 'fa', 'dfa', 'hebb', 'gln')
+
+
+class Program(NamedTuple):
+  """What a march is compiled for.
+
+  Attributes:
+    rule: one of `RULES`.
+    phi: the nonlinearity.
+    depth: hidden layers.
+    steps: T, times.
+    samples: S, copies of a neuron; at least T P where there are responses.
+    loss: of one output [] and one target [], or 'mse'.
+    without: response functions that are taken for 0, of 'abcd'.
+  """
+  rule: str
+  phi: Activation
+  depth: int
+  steps: int
+  samples: int
+  loss: str | Callable[[Array, Array], Array]
+  without: str = ''
+
+
+class Setting(NamedTuple):
+  """What a march is run on.
+
+  Attributes:
+    root: [P, P], of which K^x = root root^T.
+    targets: y [P], and 1 [P] where a sample is trained on, 0 elsewhere.
+    gamma0: richness [].
+    rate: eta [].
+    rho: correlation of the feedback with the initial weights [].
+  """
+  root: Array
+  targets: tuple[Array, Array]
+  gamma0: Array
+  rate: Array
+  rho: Array
+
+
+class March(NamedTuple):
+  """What a march found. Kernels are [depth, T, P, T, P].
+
+  Attributes:
+    f: outputs [T, P], less those at the start.
+    delta: [T, P].
+    phi: Phi^1, ..., Phi^depth.
+    g: G^l.
+    g_pseudo: G~^l, rows the true signals.
+    pseudo: G~~^l.
+    responses: by letter, of the layers 1, ..., depth - 1; only those that the rule has.
+  """
+  f: Array
+  delta: Array
+  phi: Array
+  g: Array
+  g_pseudo: Array
+  pseudo: Array
+  responses: dict[str, Array]
+
+
+class _Layer(NamedTuple):
+  """One layer's past [T, P, K, S]: K = 1 + the number of tangents, the field first."""
+  phi: Array
+  g: Array
+  pseudo: Array
+
+
+class _Frozen(NamedTuple):
+  """One layer's random things: rotations of copies, and static fields [P, S] or [1, S]."""
+  u: Callable[[Array], Array]
+  r: Callable[[Array], Array]
+  zeta: Callable[[Array], Array]
+  gates: Array
+  noise: Array
+
+
+def tangents(rule: str, depth: int) -> str:
+  """The fields in which a rule's equations have derivatives."""
+  if depth == 1:
+    return ''
+  return {'bp': 'ur', 'gln': 'ur', 'fa': 'uv'}.get(rule, 'u')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision('highest')
+def march(program: Program, setting: Setting, key: Key) -> March:
+  """Solves the equations, from one draw of the copies."""
+  return _March(program, setting, key).run()
+
+
+class _March:
+  """The equations' state and steps; all methods are traced."""
+
+  def __init__(self, program: Program, setting: Setting, key: Key):
+    self.program, self.setting = program, setting
+    self.tangents = tangents(program.rule, program.depth)
+    self.size, self.dtype = len(setting.root), setting.root.dtype
+    self.scale = setting.gamma0 * setting.rate
+    keys = jax.random.split(key, program.depth + 3)
+    self.layers = [self._frozen(k) for k in keys[3:]]
+    self.first = setting.root @ self._normal(keys[0], self.size)
+    self.readout = self._normal(keys[1], 1)
+    self.probes = self._probes(keys[2])
+
+  def run(self) -> March:
+    """Marches, and gathers what was found."""
+    program, kinds = self.program, 1 + len(self.tangents)
+    empty = jnp.zeros((program.steps, self.size, kinds, program.samples), self.dtype)
+    start = [_Layer(empty, empty, empty)] * program.depth
+    initial = jnp.zeros((program.steps, self.size), self.dtype)
+    (layers, delta, _), (f, rows) = jax.lax.scan(
+        self._step, (start, initial, jnp.zeros(self.size, self.dtype)), jnp.arange(program.steps))
+    fields = [_Layer(*(a[:, :, 0] for a in layer)) for layer in layers]
+    stack = lambda pick, other: jnp.stack([self._mean(pick(one), other(one)) for one in fields])
+    phi, g, pseudo = (lambda one: one.phi), (lambda one: one.g), (lambda one: one.pseudo)
+    return March(f, delta, stack(phi, phi), stack(g, g), stack(g, pseudo), stack(pseudo, pseudo),
+                 {letter: jnp.moveaxis(row, 0, 1) for letter, row in rows.items()})
+
+  def _step(self, carry, t):
+    """All layers at time t: h from the input up, then z from the readout down."""
+    layers, delta, initial = carry
+    layers, above = list(layers), None
+    ups, rows = [], {letter: [] for letter in self._letters()}
+    for number in range(self.program.depth):
+      below = (layers[number - 1], ups[-1][0]) if number else None
+      phi, first, second = self._up(number, below, layers[number], delta, t, rows)
+      layers[number] = layers[number]._replace(phi=layers[number].phi.at[t].set(phi))
+      ups.append((phi, first, second))
+    for number in reversed(range(self.program.depth)):
+      layer = layers[number]
+      beyond = layers[number + 1] if above is not None else None
+      z = self._down(number, layer, beyond, above, delta, t, rows)
+      phi, first, second = ups[number]
+      if above is None:
+        f = jnp.mean(z[:, 0] * phi[:, 0], -1) / self.setting.gamma0
+        initial = jnp.where(t == 0, f, initial)
+        f = f - initial
+        delta = delta.at[t].set(self._errors(f))
+      g = self._signal(z, first, second)
+      pseudo = self._pseudo(number, g, ups[number], layer, above, delta[t], t, rows)
+      layers[number] = layer._replace(g=layer.g.at[t].set(g), pseudo=layer.pseudo.at[t].set(pseudo))
+      above = g, pseudo
+    # What comes from above was found from the last layer down.
+    stacked = {letter: jnp.stack(found[::-1] if letter in 'bd' else found)
+               for letter, found in rows.items()}
+    return (layers, delta, initial), (f, stacked)
+
+  def _up(self, number, below, layer, delta, t, rows):
+    """phi(h), phi'(h) and phi''(h) dh of one layer at time t; phi with its tangents."""
+    earlier = jnp.arange(self.program.steps) < t
+    if below is None:
+      u = self.first
+      kernel = jnp.broadcast_to((self.setting.root @ self.setting.root.T)[:, None],
+                                (self.size, self.program.steps, self.size))
+      a = c = None
+    else:
+      past, phi = below
+      u = self.layers[number].u(phi[:, 0])
+      kernel = self._mean(phi[:, 0], past.phi[:, :, 0])
+      a = self._response('a', 'r', phi, earlier, rows)
+      c = self._response('c', 'v', phi, earlier, rows)
+    weights = self.scale * kernel * self._trained(delta, earlier)
+    h = self._base(u, 'u', t) + self._sum(weights if c is None else weights + c, layer.pseudo)
+    if a is not None:
+      h = h + self._sum(a, layer.g)
+    return self._activated(number, h)
+
+  def _down(self, number, layer, beyond, above, delta, t, rows):
+    """z of one layer at time t, with its tangents; its phi is already written."""
+    steps = jnp.arange(self.program.steps)
+    if above is None:
+      r = jnp.broadcast_to(self.readout, (self.size, self.program.samples))
+      weights = jnp.broadcast_to(self.scale * self._trained(delta, steps < t),
+                                 (self.size, self.program.steps, self.size))
+    else:
+      g, _ = above
+      r = self.layers[number].r(g[:, 0])
+      kernel = self._mean(g[:, 0], beyond.pseudo[:, :, 0])
+      weights = self.scale * kernel * self._trained(delta, steps < t)
+      weights = weights + self._response('b', 'u', g, steps <= t, rows)
+    return self._base(r, 'r', t) + self._sum(weights, layer.phi)
+
+  def _signal(self, z, first, second):
+    """g = phi'(h) z, with its tangents."""
+    return first[:, None] * z + second * z[:, :1]
+
+  def _pseudo(self, number, g, up, layer, above, delta, t, rows):
+    """The rule's signal, with its tangents."""
+    rule, (phi, first, second), rho = self.program.rule, up, self.setting.rho
+    if rule in ('bp', 'gln'):
+      return g
+    if rule == 'hebb':
+      return delta[:, None, None] * phi
+    noise = self.layers[number].noise
+    if rule == 'dfa':
+      return self._signal(self._base(noise, '', t), first, second)
+    if above is None:
+      v, zeta = self.readout, noise
+    else:
+      v, zeta = self.layers[number].r(above[1][:, 0]), self.layers[number].zeta(above[1][:, 0])
+    z = self._base(rho * v + jnp.sqrt(1 - rho**2) * zeta, 'v', t, rho)
+    if above is not None:
+      d = self._response('d', 'u', rho * above[1], jnp.arange(self.program.steps) <= t, rows)
+      z = z + self._sum(d, layer.phi)
+    return self._signal(z, first, second)
+
+  def _activated(self, number, h):
+    """phi(h) with its tangents [P, K, S], phi'(h) [P, S] and phi''(h) dh [P, K, S], no dh of h."""
+    field, moved = h[:, 0], h.at[:, 0].set(0)
+    if self.program.rule == 'gln':
+      gates = self.layers[number].gates
+      return gates[:, None] * h, gates, jnp.zeros_like(h)
+    phi = self.program.phi
+    first, second = phi.derivative(field), phi.second(field)
+    for place, jump in phi.kinks:
+      second = second + jnp.asarray(jump, self.dtype) * self._bump(field - place)
+    values = first[:, None] * moved
+    return values.at[:, 0].set(phi(field)), first, second[:, None] * moved
+
+  def _bump(self, distance):
+    """A density of which the mean over copies is that of h at a kink: a kernel estimate."""
+    width = jnp.std(distance, -1, keepdims=True) * self.program.samples**-0.2
+    width = jnp.maximum(width, jnp.finfo(self.dtype).tiny**0.5)
+    return jnp.exp(-jnp.square(distance / width) / 2) / (width * math.sqrt(2 * math.pi))
+
+  def _response(self, letter, source, moved, mask, rows):
+    """<d field(t) / d source(s)> [P, T, P], of a field with its tangents [P, K, S]; 0 if no rule's."""
+    if source not in self.tangents:
+      return None
+    tangent = moved[:, 1 + self.tangents.index(source)]
+    row = self._mean(tangent, self.probes) * mask[:, None]
+    row = jnp.zeros_like(row) if letter in self.program.without else row
+    rows[letter].append(row)
+    return row
+
+  def _letters(self) -> str:
+    if not self.tangents:
+      return ''
+    return {'bp': 'ab', 'gln': 'ab', 'fa': 'bcd'}.get(self.program.rule, 'b')
+
+  def _base(self, field, source, t, scale=1.0):
+    """A field [P, S] and its own tangents: the probes' at time t along `source`, 0 along others."""
+    field = jnp.broadcast_to(field, (self.size, self.program.samples))
+    here = lambda one: scale * self.probes[t] if one == source else jnp.zeros_like(field)
+    return jnp.stack([field, *map(here, self.tangents)], 1)
+
+  def _sum(self, weights, past):
+    """sum_{s, nu} weights(mu; s nu) past(s nu): [P, T, P], [T, P, K, S] -> [P, K, S]."""
+    flat = weights.reshape(self.size, -1) @ past.reshape(-1, past.shape[-2] * past.shape[-1])
+    return flat.reshape(self.size, *past.shape[-2:])
+
+  def _mean(self, left, right):
+    """Second moments over copies, [..., S], [..., S] -> [..., ...]."""
+    return jnp.tensordot(left, right, (-1, -1)) / self.program.samples
+
+  def _errors(self, f):
+    """Delta = - dl / df of the samples that are trained on."""
+    y, trained = self.setting.targets
+    if self.program.loss == 'mse':
+      return trained * (y - f)
+    return -trained * jax.vmap(jax.grad(self.program.loss))(f, y)
+
+  def _trained(self, delta, mask):
+    return delta * mask[:, None]
+
+  def _normal(self, key, rows):
+    """[rows, S] of normal numbers whose second moments are exactly those of their law."""
+    drawn = jax.random.normal(key, (self.program.samples, rows), self.dtype)
+    return jnp.linalg.qr(drawn)[0].T * math.sqrt(self.program.samples)
+
+  def _probes(self, key):
+    """Directions [T, P, S]: over the copies, sum_i p_i p_i^T = S."""
+    samples, entries = self.program.samples, self.program.steps * self.size
+    signs, order = jax.random.split(key)
+    column = jax.random.permutation(order, samples)[:entries, None]
+    angle = (2 * jnp.arange(samples) + 1) * column % (4 * samples)  # Of a cosine transform.
+    basis = jnp.cos(angle.astype(self.dtype) * (math.pi / (2 * samples)))
+    basis = basis * jnp.where(column == 0, 1.0, math.sqrt(2.0)).astype(self.dtype)
+    drawn = jax.random.rademacher(signs, (samples,), self.dtype)
+    return (basis * drawn).reshape(self.program.steps, self.size, samples)
+
+  def _frozen(self, key):
+    rotations, gates, noise = jax.random.split(key, 3)
+    return _Frozen(*map(self._rotation, jax.random.split(rotations, 3)),
+                   self._gates(gates), self._normal(noise, 1))
+
+  def _gates(self, key):
+    """phi'(m) [P, S]."""
+    return self.program.phi.derivative(self.setting.root @ self._normal(key, self.size))
+
+  def _rotation(self, key):
+    """A random rotation of copies: it maps [P, S] to [P, S], independent of what it is given."""
+    keys = jax.random.split(key)
+    before, after = (jax.random.rademacher(k, (self.program.samples,), self.dtype) for k in keys)
+    return lambda a: after * jax.scipy.fft.dct(before * a, norm='ortho')

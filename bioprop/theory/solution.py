@@ -1,0 +1,116 @@
+"""A solution of mean-field theory, and its file."""
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from bioprop.errors import TheoryError
+
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+  r"""Outputs and kernels of an infinitely wide network over training.
+
+  T times, n samples: those that were trained on and then those for testing. NumPy arrays. Letters
+  are those of Bordelon & Pehlevan 2023 (arXiv 2210.02157), section 2.
+
+  Attributes:
+    rule: name of the learning rule.
+    gamma0: richness.
+    rho: correlation of the feedback with the initial weights; 0 but under fa.
+    learning_rate: eta; the network's own is eta gamma_0^2 N.
+    trained: how many of the samples were trained on.
+    f: outputs [T, n]; f[k] after k steps, less the outputs before the first.
+    delta: Delta = - dl / df [T, n], 0 of samples for testing.
+    entk: K [T, n, n], the effective eNTK: df_mu / dt = SUM_nu K_mu_nu Delta_nu.
+    phi: Phi^1, ..., Phi^L, [L, T, n, T, n]: of activities phi(h).
+    g: G^1, ..., G^L, of the true signals; None where the method does not find it.
+    g_pseudo: G~^l [mu t; nu s] = g_mu(t) . g~_nu(s) / N, with the rule's signals.
+    pseudo: G~~^l, of the rule's signals; None where the method does not find it.
+    responses: the response functions of the layers 1, ..., L - 1, [L - 1, T, n, T, n], by letter.
+    error: relative standard error of 'f', 'entk' and 'phi' where samples were drawn; else how far
+      the equations are from being solved.
+    converged: whether the errors of f and entk are within what was asked for.
+  """
+  rule: str
+  gamma0: float
+  rho: float
+  learning_rate: float
+  trained: int
+  f: np.ndarray
+  delta: np.ndarray
+  entk: np.ndarray
+  phi: np.ndarray
+  g: np.ndarray | None
+  g_pseudo: np.ndarray
+  pseudo: np.ndarray | None
+  responses: Mapping[str, np.ndarray]
+  error: Mapping[str, float]
+  converged: bool
+
+  @property
+  def times(self) -> np.ndarray:
+    """The times [T] of gradient flow at which f, Phi, ... are: eta times the steps."""
+    return self.learning_rate * np.arange(len(self.f))
+
+  def at(self, name: str, step: int) -> np.ndarray:
+    """A kernel of each layer at one time, [L, n, n]: at('g_pseudo', 10), at('phi', -1)."""
+    return getattr(self, name)[:, step, :, step]
+
+  def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Writes a NumPy archive: the attributes by name, 'responses/a', 'error/f' and so on.
+
+    Raises:
+      TheoryError: if the file exists, and is not to be overwritten.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not overwrite:
+      raise TheoryError(f'{path} exists, and would be overwritten. Choose another name, or say '
+                        f'solution.save({path.name!r}, overwrite=True).')
+    flat = {'version': np.asarray(_VERSION)}
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, Mapping):
+        flat |= {f'{field.name}/{key}': np.asarray(one) for key, one in value.items()}
+      elif value is not None:
+        flat[field.name] = np.asarray(value)
+    partial = path.with_name(path.name + '.partial')
+    try:
+      with partial.open('wb') as file:
+        np.savez_compressed(file, **flat)
+      partial.replace(path)
+    finally:
+      partial.unlink(missing_ok=True)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> 'Solution':
+    """Reads what `save` wrote.
+
+    Raises:
+      TheoryError: if there is no such file, or it holds something else.
+    """
+    try:
+      with np.load(path, allow_pickle=False) as file:
+        flat = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+      raise TheoryError(f'{path} cannot be read as a solution ({error}). Give a file that '
+                        f'solution.save(path) wrote.') from error
+    if int(flat.pop('version', 0)) != _VERSION:
+      raise TheoryError(f'{path} holds no solution of version {_VERSION}, but {sorted(flat)}. Give '
+                        f'a file that solution.save(path) of this release wrote.')
+    values = {}
+    for field in dataclasses.fields(cls):
+      prefix = f'{field.name}/'
+      if field.name in ('responses', 'error'):
+        found = {name.removeprefix(prefix): one for name, one in flat.items()
+                 if name.startswith(prefix)}
+        values[field.name] = ({name: float(one) for name, one in found.items()}
+                              if field.name == 'error' else found)
+      else:
+        one = flat.get(field.name)
+        values[field.name] = one if one is None or one.ndim else one.item()
+    return cls(**values)

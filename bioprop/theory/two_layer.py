@@ -1,0 +1,135 @@
+r"""Two-layer linear networks on whitened data: mean-field theory as ordinary differential equations.
+
+With K^x = 1, one hidden layer and gradient flow on SUM (f - y)^2 / 2, all that a rule does happens
+along y^ = y / |y| (Bordelon & Pehlevan 2023, arXiv 2210.02157, equations 7 and 8). With the norm y
+of the targets, Delta = y - f along y^ and H_y = y^^T H y^:
+
+  bp     dDelta/dt = -2 sqrt(1 + gamma_0^2 (y - Delta)^2) Delta ,  H_y = G~ = sqrt(1 + ...)
+  fa     da/dt = gamma_0 y - a^3 / 2 - (1 + rho) a ,  gamma_0 f = (1 + rho) a + a^3 / 2 ,
+         H_y = 1 + a^2 ,  G~ = rho + a^2 / 2                                      (dfa: rho = 0)
+  hebb   dDelta_mu/dt = -[H_mu + gamma_0 Delta_mu (y_mu - Delta_mu)] Delta_mu ,
+         dH_mu/dt = 2 gamma_0 Delta_mu^2 H_mu                          for each sample by itself
+
+The equation of bp is printed without its factor 2 in the paper; with it, the early dynamics are
+those of fa at rho = 1, as they must be, and those of trained networks.
+"""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bioprop.errors import TheoryError
+from bioprop.theory import checks
+
+RULES = ('bp', 'fa', 'dfa', 'hebb')
+
+
+class TwoLayer(NamedTuple):
+  """The solution at the times asked for, [T]; of hebb for each sample, [T, P].
+
+  Attributes:
+    f: the output along y^, or of each sample.
+    h: H_y, or H_mu_mu: the kernel of the hidden layer along the targets.
+    g_pseudo: G~, of the true signals with the rule's; under hebb gamma_0 Delta_mu f_mu.
+  """
+  f: np.ndarray
+  h: np.ndarray
+  g_pseudo: np.ndarray
+
+
+def two_layer(rule: str, gamma0: float, y: float | Sequence[float], times: Sequence[float],
+              rho: float = 0.0, substeps: int = 50) -> TwoLayer:
+  """Integrates the equations by the Runge-Kutta method of fourth order.
+
+  Args:
+    rule: 'bp', 'fa', 'dfa' or 'hebb'.
+    gamma0: richness, positive.
+    y: norm of the targets; of hebb the targets [P].
+    times: increasing, from 0 on.
+    rho: correlation of fa's feedback with the initial weights.
+    substeps: between two times.
+
+  Raises:
+    TheoryError: if an argument is out of range, or the integration does not stay finite.
+  """
+  checks.choice('rule', rule, RULES)
+  checks.correlation(rule, rho)
+  checks.positive('gamma0', gamma0)
+  checks.whole('substeps', substeps, 1)
+  times, y = np.asarray(times, np.float64), np.asarray(y, np.float64)
+  if times.ndim != 1 or not times.size or times[0] < 0 or (np.diff(times) <= 0).any():
+    raise TheoryError('times are to increase from 0 on: say for instance '
+                      'times=numpy.linspace(0, 5, 100).')
+  if y.ndim != (rule == 'hebb') or not y.size:
+    raise TheoryError(
+        f'y has the shape {y.shape}. Under hebb samples learn by themselves: give all targets, '
+        f'[P]. Under the other rules give their norm, float(numpy.linalg.norm(y)).')
+  start, slope, read = _EQUATIONS[rule](gamma0, y, rho)
+  found, state, now = [], np.asarray(start), 0.0
+  with np.errstate(over='ignore', invalid='ignore'):
+    for time in times:
+      step = (time - now) / substeps
+      for _ in range(substeps if step else 0):
+        state = _runge_kutta(slope, state, step)
+      now = time
+      found.append(read(state))
+  result = TwoLayer(*map(np.stack, zip(*found)))
+  if not np.isfinite(result.f).all():
+    raise TheoryError(f'the solution of {rule} at gamma0={gamma0:g} does not stay finite: either '
+                      f'substeps={substeps} are too few for these times, or it diverges. Say '
+                      f'substeps={10 * substeps}, or a smaller gamma0.')
+  return result
+
+
+def feedback_limit(gamma0: float, y: float, rho: float = 0.0) -> float:
+  """a at the end of training under fa: the positive root of a^3 / 2 + (1 + rho) a = gamma_0 y.
+
+  H_y ends at 1 + a^2, and G~ at rho + a^2 / 2 (equation 7).
+
+  Raises:
+    TheoryError: if gamma0 or y is not positive, or rho is not in [0, 1].
+  """
+  checks.positive('gamma0', gamma0)
+  checks.positive('y', y)
+  checks.fraction('rho', rho)
+  roots = np.roots([0.5, 0.0, 1 + rho, -gamma0 * y])
+  return float(roots[np.abs(roots.imag).argmin()].real)
+
+
+def _backprop(gamma0, y, rho):
+  """Delta, from y on."""
+  del rho
+  h = lambda delta: np.sqrt(1 + (gamma0 * (y - delta))**2)
+  return y, lambda delta: -2 * h(delta) * delta, lambda delta: (y - delta, h(delta), h(delta))
+
+
+def _feedback(gamma0, y, rho):
+  """a, from 0 on."""
+  f = lambda a: ((1 + rho) * a + a**3 / 2) / gamma0
+  return 0.0, lambda a: gamma0 * (y - f(a)), lambda a: (f(a), 1 + a**2, rho + a**2 / 2)
+
+
+def _hebb(gamma0, y, rho):
+  """Delta and H of each sample, [2, P]."""
+  del rho
+
+  def slope(state):
+    delta, h = state
+    return np.stack([-(h + gamma0 * delta * (y - delta)) * delta, 2 * gamma0 * delta**2 * h])
+
+  def read(state):
+    delta, h = state
+    return y - delta, h, gamma0 * delta * (y - delta)
+
+  return np.stack([y, np.ones_like(y)]), slope, read
+
+
+_EQUATIONS = {'bp': _backprop, 'fa': _feedback, 'dfa': _feedback, 'hebb': _hebb}
+
+
+def _runge_kutta(slope, state, step):
+  one = slope(state)
+  two = slope(state + step / 2 * one)
+  three = slope(state + step / 2 * two)
+  four = slope(state + step * three)
+  return state + step / 6 * (one + 2 * two + 2 * three + four)
