@@ -154,7 +154,7 @@ def drifts(seen, degrees):
 @pytest.mark.parametrize('name', CHAINS)
 @pytest.mark.usefixtures('double', 'quick')
 def test_stays_aligned(name):
-  """On targets that turn the start's outputs around, which independent feedback never survives."""
+  """<W, B> is above |B|^2 / 2 on targets that turn the start's outputs around."""
   model, variables, x, layers, degrees = plugged(name)
   run = lambda v: np.asarray(model(x) if isinstance(model, nnx.Module) else model.apply(v, x))
   independent = arrays(variables, layers)
