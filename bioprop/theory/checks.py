@@ -16,7 +16,7 @@ def inputs(x, name: str) -> Array:
   x = jnp.asarray(x)
   if x.ndim != 2 or not x.size:
     raise TheoryError(f'{name} has the shape {x.shape}, and must be [samples, features], with at '
-                      f'least one of each. Images are flattened by {name}.reshape(len({name}), -1).')
+                      f'least one of each. Of images give {name}.reshape(len({name}), -1).')
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TheoryError(f'{name} is {x.dtype}, and must be floating: say {name}.astype(jnp.float32).')
   if not bool(jnp.isfinite(x).all()):

@@ -11,8 +11,8 @@ predicts what width does not change of
 trained on all samples at once, on the loss SUM |f - f_0 - y|^2 / 2, by plain SGD with the learning
 rate 0.1 gamma_0^2 N (`model.learning_rate_factor`). The equations and how they are solved stand in
 bioprop/theory/march.py. Averages over `samples` copies of a neuron have errors that fall as their
-square root; independent `replicas` tell how large they are, and no solution is returned as one whose
-errors exceed `tolerance` unless it is asked for.
+square root; independent `replicas` tell how large they are, and a solution whose errors exceed
+`tolerance` is not returned unless it is asked for.
 """
 import functools
 import math
@@ -147,18 +147,24 @@ def _averaged(program: Program, setting: Setting, keys: Key):
   for number, key in enumerate(keys):
     found = march(program, setting, key)
     one = jax.tree.map(np.asarray, (found, _entk(found, kx)))
-    # Welford's sums: replicas are not kept.
     if mean is None:
       mean, squares = one, jax.tree.map(lambda a: 0.0, one)
       continue
+    # Welford's sums: replicas are not kept.
     apart = jax.tree.map(np.subtract, one, mean)
+    mean = jax.tree.map(functools.partial(_moved, 1 / (number + 1)), mean, apart)
     squares = jax.tree.map(
-        lambda s, d: s + float(np.square(d).sum()) * number / (number + 1), squares, apart)
-    mean = jax.tree.map(lambda m, d: m + d / (number + 1), mean, apart)
-  relative = lambda s, m: math.sqrt(s / (count * (count - 1))) / max(np.linalg.norm(m), 1e-30)
-  (sums, entk), (march_mean, entk_mean) = squares, mean
-  return mean, {'f': relative(sums.f, march_mean.f), 'phi': relative(sums.phi, march_mean.phi),
-                'entk': relative(entk, entk_mean)}
+        functools.partial(_moved, number / (number + 1)), squares,
+        jax.tree.map(lambda a: float(np.square(a, dtype=np.float64).sum()), apart))
+  relative = lambda s, m: float(
+      math.sqrt(s / (count * (count - 1))) / max(np.linalg.norm(m), np.finfo(m.dtype).tiny))
+  (found, entk), (sums, entk_sum) = mean, squares
+  return mean, {'f': relative(sums.f, found.f), 'phi': relative(sums.phi, found.phi),
+                'entk': relative(entk_sum, entk)}
+
+
+def _moved(share, start, way):
+  return start + share * way
 
 
 @jax.jit

@@ -78,8 +78,8 @@ def solve_linear(
   """
   x, y = np.asarray(checks.inputs(x, 'x'), np.float64), np.asarray(targets, np.float64)
   if y.shape != x.shape[:1]:
-    raise TheoryError(f'targets have the shape {y.shape}, and x {x.shape}: give one number for each '
-                      f'sample.')
+    raise TheoryError(f'targets have the shape {y.shape}, and x {x.shape}: give one number for '
+                      f'each sample.')
   rule, rho = ('fa', 1.0) if rule == 'align_prop' else (rule, rho)
   checks.choice('rule', rule, (*RULES, 'align_prop'))
   checks.correlation(rule, rho)
@@ -114,7 +114,7 @@ def _feedback(kx, y, depth, gamma0, eta, steps, rho):
   """The explicit equations of feedback alignment."""
   size = len(y)
   a = np.zeros((depth + 2, steps, size))
-  signals = np.ones((depth + 2, steps))  # G~^l at [l].
+  signals = np.ones((depth + 2, steps))  # G~^l at [layer].
   summed, q = np.zeros(size), np.zeros(depth + 1)
   for t in range(steps):
     moved, below = kx @ summed, np.zeros(size)
@@ -184,7 +184,7 @@ def _extended(state, kx, depth, steps):
 
 def _iterated(state, y, gamma0, scale, tolerance, iterations):
   """The state after as many iterations as are needed, and the change of the last of them."""
-  f, h, g, a, b = (one.copy() for one in state)
+  f, h, g, a, b = state = [one.copy() for one in state]
   size, depth = len(y), len(h) - 1
   steps, eye = len(f) // size, np.eye(len(f))
   earlier = np.kron(np.tri(steps, k=-1), np.ones((size, size)))
@@ -193,13 +193,12 @@ def _iterated(state, y, gamma0, scale, tolerance, iterations):
     for _ in range(iterations):
       before = f, h.copy(), g.copy()
       gate = scale * earlier * (np.tile(y, steps) - f)
-      field = lambda l: (a[l - 1] + gate * h[l - 1], b[l] + gate * g[l])
-      for l in range(1, depth + 1):
-        c, d = field(l)
-        h[l], a[l] = _through(eye, c, d, h[l - 1], g[l])
-      for l in range(depth, 0, -1):
-        c, d = field(l)
-        g[l - 1], b[l - 1] = _through(eye, d, c, g[l], h[l - 1])
+      for layer in range(1, depth + 1):
+        c, d = _fields(state, gate, layer)
+        h[layer], a[layer] = _through(eye, c, d, h[layer - 1], g[layer])
+      for layer in range(depth, 0, -1):
+        c, d = _fields(state, gate, layer)
+        g[layer - 1], b[layer - 1] = _through(eye, d, c, g[layer], h[layer - 1])
       f = ((gate * h[depth]).sum(1) + a[depth].sum(1)) / gamma0
       largest = max(float(np.abs(one).max()) for one in (f, h, g))
       if not largest < 1e100:
@@ -208,6 +207,12 @@ def _iterated(state, y, gamma0, scale, tolerance, iterations):
       if change <= tolerance:
         break
   return (f, h, g, a, b), change
+
+
+def _fields(state, gate, layer):
+  """C and D of a layer."""
+  _, h, g, a, b = state
+  return a[layer - 1] + gate * h[layer - 1], b[layer] + gate * g[layer]
 
 
 def _through(eye, c, d, own, other):
@@ -227,20 +232,20 @@ def _hebb(kx, y, depth, gamma0, scale, steps):
   for t in range(steps):
     now, past = slice(t * size, (t + 1) * size), slice(0, t * size)
     until = slice(0, (t + 1) * size)
-    for l in range(1, depth + 1):
-      r[l, now, past] = scale * h[l - 1, now, past] * delta[past]**2 @ r[l, past, past]
-      rows = r[l, now, until] @ h[l - 1, until, until] @ r[l, until, until].T
-      h[l, now, until], h[l, until, now] = rows, rows.T
+    for layer in range(1, depth + 1):
+      r[layer, now, past] = scale * h[layer - 1, now, past] * delta[past]**2 @ r[layer, past, past]
+      rows = r[layer, now, until] @ h[layer - 1, until, until] @ r[layer, until, until].T
+      h[layer, now, until], h[layer, until, now] = rows, rows.T
     f = scale / gamma0 * h[depth, now, past] @ delta[past]
     delta[now] = y - f
     _check_growth('hebb', gamma0, scale / gamma0, t, delta[now], y)
   earlier = np.kron(np.tri(steps, k=-1), np.ones((size, size)))
   above, b = np.ones((entries, entries)), np.zeros((depth + 1, entries, entries))
   signals = []
-  for l in range(depth, 0, -1):
-    q = b[l] + scale * earlier * above * delta
-    above = q @ h[l] * delta
-    b[l - 1] = q @ r[l]
+  for layer in range(depth, 0, -1):
+    q = b[layer] + scale * earlier * above * delta
+    above = q @ h[layer] * delta
+    b[layer - 1] = q @ r[layer]
     signals.insert(0, above)
   shaped = lambda kernels: np.asarray(kernels).reshape(-1, steps, size, steps, size)
   f, phi = (np.tile(y, steps) - delta).reshape(steps, size), shaped(h[1:])

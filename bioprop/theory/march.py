@@ -4,13 +4,14 @@ At infinite width the neurons of a layer are independent, each a copy of one ran
 (Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 5 and table 1). In steps of size eta, with
 g = phi'(h) z the true and g~ the rule's signal,
 
-  h^l_mu(t) = u_mu(t) + sum_{s<t, nu} [a^{l-1} g_nu(s) + (c^{l-1} + gamma_0 eta Phi^{l-1} Delta_nu(s)) g~_nu(s)]
-  z^l_mu(t) = r_mu(t) + sum_{s<=t, nu} [b^l + gamma_0 eta G~^{l+1} Delta_nu(s)] phi(h_nu(s))
+  h^l(t) = u(t) + sum_{s<t} [a^{l-1} g(s) + (c^{l-1} + gamma_0 eta Phi^{l-1} Delta(s)) g~(s)]
+  z^l(t) = r(t) + sum_{s<=t} [b^l + gamma_0 eta 1[s<t] G~^{l+1} Delta(s)] phi(h(s))
 
-where (mu t; nu s) are the arguments of all kernels, and
+where all kernels have the arguments (mu t; nu s), sums are also over the samples nu, and
 
-  Phi^l = <phi phi>   G^l = <g g>   G~^l = <g g~>     u^l ~ GP(0, Phi^{l-1}), r^l ~ GP(0, G^{l+1})
-  a^l = <d phi(h^l) / d r^l>   b^l = <d g^{l+1} / d u^{l+1}>   c^l = <d phi(h^l) / d v^l>   d^l below
+  Phi^l = <phi phi> ,  G^l = <g g> ,  G~^l = <g g~> ,  G~~^l = <g~ g~> ,
+  u^l ~ GP(0, Phi^{l-1}) ,  r^l ~ GP(0, G^{l+1}) ,
+  a^l = <d phi(h^l) / d r^l> ,  b^l = <d g^{l+1} / d u^{l+1}> ,  c^l = <d phi(h^l) / d v^l> :
 
   rule    g~
   bp      phi'(h) z
@@ -30,12 +31,12 @@ quantity at a time depends on earlier ones alone, or on what the same step has f
 below (h) or above (z): one pass solves the equations, and there is no fixed point to iterate.
 
   Gaussian fields   u^l(t) = R phi(h^{l-1}(t)), R a frozen random rotation of the copies (signs, a
-                    cosine transform, signs; Ailon & Chazelle 2009): the fields have the sample's own
-                    kernel as covariance, jointly over all times, and no kernel is decomposed. So do
-                    r, v and zeta of g and g~ above, each with rotations of its own.
-  Derivatives       every copy carries one tangent, along a direction of its own in the T P entries
-                    of u (or of r, or v), these being orthogonal over the copies. <J> is then the mean
-                    of (J p) p^T: exact for what copies have in common, and noise falls as
+                    cosine transform, signs; Ailon & Chazelle 2009): fields have the copies' own
+                    kernel as covariance, jointly over all times, and no kernel is decomposed. So
+                    have r, v and zeta of g and g~ above, with rotations of their own.
+  Derivatives       every copy carries one tangent, along a direction p of its own in the T P
+                    entries of u (or of r, or v), these being orthogonal over the copies. <J> is the
+                    mean of (J p) p^T: exact for what copies have in common, and noise falls as
                     1 / sqrt(samples) for the rest. That is one tangent a copy and not T P.
 
 Cost O(samples (T P)^2 depth), memory O(samples T P depth + depth (T P)^2); see `memory`.
@@ -279,7 +280,7 @@ class _March:
     return jnp.exp(-jnp.square(distance / width) / 2) / (width * math.sqrt(2 * math.pi))
 
   def _response(self, letter, source, moved, mask, rows):
-    """<d field(t) / d source(s)> [P, T, P], of a field with its tangents [P, K, S]; 0 if no rule's."""
+    """<d field(t) / d source(s)> [P, T, P] of a field with tangents [P, K, S]; None: no such."""
     if source not in self.tangents:
       return None
     tangent = moved[:, 1 + self.tangents.index(source)]

@@ -1,4 +1,4 @@
-r"""Two-layer linear networks on whitened data: mean-field theory as ordinary differential equations.
+r"""Two-layer linear networks on whitened data: mean-field theory as differential equations.
 
 With K^x = 1, one hidden layer and gradient flow on SUM (f - y)^2 / 2, all that a rule does happens
 along y^ = y / |y| (Bordelon & Pehlevan 2023, arXiv 2210.02157, equations 7 and 8). With the norm y

@@ -1,0 +1,49 @@
+"""Theory of infinite width beside networks: figures, and a table of claims.
+
+    python -m bioprop.bench.theory --config=configs/theory_fa.py [--out=DIR] [--overwrite]
+
+Solves the theory, trains networks of several widths, and writes one figure for each claim, with
+both in it, and claims.md: claim, measured, predicted, agrees. Without --out the directory is
+runs/<name of the configuration>. Results that are there are not overwritten unless it is said.
+"""
+import pathlib
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from bioprop.bench.theory import config as config_lib
+from bioprop.bench.theory.claim import draw, table
+from bioprop.bench.theory.experiments import run
+from bioprop.errors import WorkdirError
+from bioprop.training import cli
+
+_TABLE = 'claims.md'
+
+
+def main(argv):
+  """Runs the experiment."""
+  del argv
+  logging.set_verbosity(logging.INFO)
+  config = flags.FLAGS.config
+  name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+  with cli.reported():
+    config_lib.check(config)
+    out = pathlib.Path(flags.FLAGS.out or pathlib.Path('runs') / name)
+    if (out / _TABLE).exists() and not flags.FLAGS.overwrite:
+      raise WorkdirError(f'{out / _TABLE} exists, and its figures with it. Say --overwrite to '
+                         f'replace them, or --out=DIR for another place.')
+    out.mkdir(parents=True, exist_ok=True)
+    claims = run(config)
+    for claim in claims:
+      draw(claim, out / f'{name}_{claim.name}.png')
+    text = table(claims)
+    (out / _TABLE).write_text(text)
+  print(text, end='')
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config', None, 'File of the experiment, configs/theory_*.py.')
+  flags.DEFINE_string('out', None, 'Directory for figures and table.')
+  flags.DEFINE_bool('overwrite', False, 'Replace results that are there.')
+  flags.mark_flag_as_required('config')
+  app.run(main)

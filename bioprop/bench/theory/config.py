@@ -1,0 +1,57 @@
+"""What an experiment that sets theory beside networks is made of: the commented default."""
+import ml_collections
+
+from bioprop.errors import ConfigError
+
+
+def base(experiment: str) -> ml_collections.ConfigDict:
+  """Returns the default configuration, which each file configs/theory_*.py overrides.
+
+  Args:
+    experiment: 'dynamics', 'lazy', 'two_layer', 'conservation' or 'minimum_norm'.
+  """
+  config = ml_collections.ConfigDict()
+  config.experiment = experiment
+  config.claims = ()  # Names in bioprop.bench.theory.claims.CLAIMS; of 'dynamics' alone.
+
+  # Inputs of norm sqrt(features), drawn at random or (whitened) orthogonal; targets +1 and -1.
+  config.samples = 10
+  config.features = 50
+  config.whitened = False
+  config.data_seed = 0
+
+  config.depth = 1  # Hidden layers.
+  config.activation = 'tanh'  # As in theory.as_activation, or 'scaled_relu': sqrt(2) ReLU.
+  config.gamma0 = 1.0
+  config.learning_rate = 0.1  # Of the sum over samples; the network's own is this gamma_0^2 N.
+  config.steps = 50
+  # Rules, perhaps with rho, gamma0 and learning_rate of their own.
+  config.cases = ({'rule': 'fa'},)
+
+  config.widths = (125, 250, 500, 1000)
+  config.seeds = 3  # Networks of each width.
+  config.copies = 0  # Copies of a neuron in each solution of the theory; 0: its default.
+  config.replicas = 4
+  config.tolerance = 0.05  # Largest standard error of the theory; see theory.solve_dmft.
+
+  config.close = 0.05  # How far prediction and measurement may be apart.
+  config.slope = 0.1  # How far a slope in width may be from its prediction.
+  config.level = 0.1  # Mean square error that a run is timed to.
+  return config
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a configuration of something else.
+
+  Raises:
+    ConfigError: if it is no experiment of theory.
+  """
+  if 'experiment' not in config:
+    raise ConfigError('this configuration trains one network, and has no experiment of theory in '
+                      'it: type python train.py --config=... for it, or '
+                      'python -m bioprop.bench.theory --config=configs/theory_fa.py.')
+  wrong = sorted(set(config) ^ set(base(config.experiment)))
+  if wrong:
+    raise ConfigError(f'the configuration has not the entries of an experiment of theory: '
+                      f'{", ".join(wrong)} are missing or unknown. Start from '
+                      f'bioprop.bench.theory.config.base({config.experiment!r}).')

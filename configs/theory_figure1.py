@@ -1,0 +1,21 @@
+r"""Figure 1 of Bordelon & Pehlevan 2023 (arXiv 2210.02157): alignment under four rules.
+
+    python -m bioprop.bench.theory --config=configs/theory_figure1.py
+
+One hidden layer of sqrt(2) ReLUs at gamma_0 = 2 on ten random vectors in 50 dimensions. Hebb's
+features move as gamma_0, and it has a smaller one: it diverges at that of the others. Results:
+docs/results/theory.md.
+"""
+from bioprop.bench.theory.config import base
+
+
+def get_config():
+  config = base('dynamics')
+  config.claims = ('outputs_agree', 'feedback_starts_lowest', 'feedback_overtakes', 'hebb_falls',
+                   'signals_align')
+  config.depth, config.activation, config.gamma0 = 1, 'scaled_relu', 2.0
+  config.learning_rate, config.steps = 0.05, 100
+  config.cases = ({'rule': 'bp'}, {'rule': 'fa'}, {'rule': 'gln'},
+                  {'rule': 'hebb', 'gamma0': 0.3})
+  config.widths, config.copies = (4000,), 8000
+  return config
