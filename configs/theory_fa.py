@@ -2,7 +2,8 @@ r"""Feedback alignment at three correlations with the weights, beside networks o
 
     python -m bioprop.bench.theory --config=configs/theory_fa.py
 
-Two hidden layers of tanh units, far from the lazy limit (gamma_0 = 2). Results: docs/results/theory.md.
+Two hidden layers of tanh units, far from the lazy limit (gamma_0 = 2). Results:
+docs/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

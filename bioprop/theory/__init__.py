@@ -1,1 +1,29 @@
-"""What learning rules do to networks of infinite width. Nothing here knows Flax."""
+"""What learning rules do to networks of infinite width. Nothing here knows Flax.
+
+Lazy networks, whose features do not move: `lazy_kernels` and `predict`. Rich ones at any gamma_0:
+`solve_dmft`; of linear units `solve_linear`; on whitened data `two_layer`. What gradient flow under
+feedback alignment guarantees: `flows`.
+"""
+from bioprop.theory import flows
+from bioprop.theory.activations import (
+    Activation,
+    Cos,
+    Erf,
+    Linear,
+    Quadrature,
+    ReLU,
+    Sin,
+    as_activation,
+)
+from bioprop.theory.dmft import memory, solve_dmft
+from bioprop.theory.lazy import LazyKernels, lazy_kernels
+from bioprop.theory.linear import solve_linear
+from bioprop.theory.prediction import predict, predict_steps
+from bioprop.theory.solution import Solution
+from bioprop.theory.two_layer import TwoLayer, feedback_limit, two_layer
+
+__all__ = [
+    'Activation', 'Cos', 'Erf', 'LazyKernels', 'Linear', 'Quadrature', 'ReLU', 'Sin', 'Solution',
+    'TwoLayer', 'as_activation', 'feedback_limit', 'flows', 'lazy_kernels', 'memory', 'predict',
+    'predict_steps', 'solve_dmft', 'solve_linear', 'two_layer',
+]

@@ -1,0 +1,208 @@
+"""Mean-field theory: closed equations of linear networks, plugged networks, and what it refuses."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bioprop import theory
+from bioprop.bench import wide
+from bioprop.errors import ConvergenceError, TheoryError
+
+P, T = 3, 12
+DRAWN = np.random.RandomState(0)
+X = DRAWN.randn(P, 6)
+X = np.float32(X * np.sqrt(6) / np.linalg.norm(X, axis=1, keepdims=True))
+Y = np.array([1, -1, 1], np.float32)
+SETTING = dict(depth=2, learning_rate=0.15, steps=T)
+solve = functools.partial(theory.solve_dmft, X, Y, strict=False, **SETTING)
+
+
+def apart(one, other):
+  """Relative distance."""
+  return np.linalg.norm(one - other) / np.linalg.norm(other)
+
+
+@pytest.mark.parametrize('rule, rho, gamma0', [
+    ('bp', 0.0, 1.0), ('fa', 0.5, 1.0), ('dfa', 0.0, 1.0), ('hebb', 0.0, 0.15)])
+def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):
+  """All kernels, at two times each, and all responses, at three layers."""
+  shared = dict(SETTING, depth=3, gamma0=gamma0, rule=rule, rho=rho)
+  exact = theory.solve_linear(X, Y, **shared)
+  found = theory.solve_dmft(X, Y, phi='linear', samples=4000, **shared)
+  assert np.abs(found.f - exact.f).max() < 0.02
+  assert apart(found.entk, exact.entk) < 0.03
+  for name in ('phi', 'g', 'pseudo'):
+    if getattr(exact, name) is not None:
+      assert apart(getattr(found, name), getattr(exact, name)) < 0.04, name
+  # Near 0 at the start, so that noise is compared with the whole.
+  scale = np.linalg.norm(exact.phi) + np.linalg.norm(exact.g_pseudo)
+  assert np.linalg.norm(found.g_pseudo - exact.g_pseudo) < 0.03 * scale
+  assert set(exact.responses) <= set(found.responses)
+  for letter, response in exact.responses.items():
+    assert apart(found.responses[letter], response) < 0.02, letter
+  assert max(found.error['f'], found.error['entk']) < 0.05 and found.converged
+
+
+@pytest.mark.parametrize('rule, rho', [('bp', 0.), ('fa', 0.), ('fa', .6), ('dfa', 0.), ('gln', 0.)])
+def test_poor_networks_are_lazy(rule, rho):
+  """At gamma_0 -> 0 kernels stay the lazy ones, and outputs follow them."""
+  phi = theory.ReLU(scale=2**0.5) if rule == 'gln' else 'erf'
+  found = solve(gamma0=0.02, rule=rule, rho=rho, phi=phi, samples=6000)
+  lazy = theory.lazy_kernels(jnp.asarray(X), 2, phi, rule, rho=rho)
+  for step in (0, T - 1):
+    assert apart(found.entk[step], lazy.entk) < 0.05
+    assert apart(found.at('phi', step), np.asarray(lazy.phi[1:])) < 0.03
+  # Gradient descent with the kernel K: f <- f + eta K (y - f), by NumPy.
+  f, kernel = np.zeros(P), np.asarray(lazy.entk, np.float64)
+  for step in range(T):
+    assert np.abs(found.f[step] - f).max() < 0.05
+    f = f + SETTING['learning_rate'] * kernel @ (Y - f)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rule, rho, gamma0, phi, close', [
+    ('bp', 0.0, 2.0, 'tanh', 0.03), ('fa', 0.7, 4.0, 'tanh', 0.03), ('dfa', 0.0, 4.0, 'tanh', 0.03),
+    ('hebb', 0.0, 0.4, 'tanh', 0.05), ('gln', 0.0, 1.0, 'relu', 0.05)])
+def test_plugged_networks_of_width_1500(rule, rho, gamma0, phi, close):
+  """Trained by the library's own rules; kernels that stayed lazy would be off by a third or more."""
+  scaled = lambda h: jnp.sqrt(jnp.float32(2)) * jax.nn.relu(h)
+  setting = dict(SETTING, steps=24, gamma0=gamma0, rule=rule, rho=rho)
+  found = theory.solve_dmft(X, Y, phi=theory.ReLU(scale=2**0.5) if phi == 'relu' else phi,
+                            samples=3000, replicas=4, **setting)
+  networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1500, seed=seed,
+                         phi=scaled if phi == 'relu' else phi, **setting) for seed in range(3)]
+  mean = wide.Trained(*(np.mean(one, 0) for one in zip(*networks)))
+  assert apart(mean.entk, found.entk) < close
+  assert np.abs(mean.f - found.f).max() < 0.06
+  phis = np.stack([found.at('phi', step) for step in range(24)], 1)
+  assert apart(mean.phi, phis) < close
+  assert apart(np.broadcast_to(found.entk[0], found.entk.shape), found.entk) > 0.3
+
+
+@pytest.mark.slow
+def test_every_response_is_needed():
+  """Without b, c or d the solution is another than that of networks; fa has no a."""
+  setting = dict(SETTING, steps=24, gamma0=3.0, rule='fa', rho=1.0)
+  networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1000, seed=seed, **setting)
+              for seed in range(6)]
+  entk = np.mean([one.entk for one in networks], 0)
+  error = {without: apart(theory.solve_dmft(X, Y, samples=3000, replicas=4, without=without,
+                                            **setting).entk, entk)
+           for without in ('', 'a', 'b', 'c', 'd')}
+  assert error[''] < 0.015 and error['a'] == error['']
+  assert all(error[letter] > 1.5 * error[''] for letter in 'bcd'), error
+  assert error['c'] > 0.05
+
+
+def test_relus_have_their_kinks():
+  """The derivative of ReLU's derivative is a density: b of a deep net is not 0 at equal times."""
+  found = solve(gamma0=2.0, rule='bp', phi=theory.ReLU(scale=2**0.5), samples=4000)
+  smooth = solve(gamma0=2.0, rule='bp', samples=4000, phi=lambda h: jnp.sqrt(jnp.asarray(
+      2, h.dtype)) * jax.nn.softplus(20 * h) / 20)
+  end = [np.einsum('pp->p', one.responses['b'][0, -1, :, -1]) for one in (found, smooth)]
+  assert apart(end[0], end[1]) < 0.5
+  assert apart(found.entk, smooth.entk) < 0.05
+
+
+def test_samples_for_testing():
+  """They move as others, and move nobody: training them away changes nothing."""
+  alone = solve(gamma0=1.0, rule='bp', samples=4000)
+  both = theory.solve_dmft(X, Y, x_test=X[:1] * [[-1.0]], gamma0=1.0, samples=4000, strict=False,
+                           **SETTING)
+  assert both.trained == P and both.f.shape == (T, P + 1)
+  np.testing.assert_array_equal(both.delta[:, P], 0)
+  assert np.abs(both.f[:, :P] - alone.f).max() < 0.03
+  # An odd network sends -x where it sends x with the other sign.
+  assert np.abs(both.f[:, P] + both.f[:, 0]).max() < 0.03
+
+
+def test_other_losses():
+  """A loss of one's own, of which the squares are one."""
+  squares = lambda f, y: jnp.square(f - y) / 2
+  one, other = (solve(gamma0=1.0, samples=1000, loss=loss) for loss in ('mse', squares))
+  np.testing.assert_allclose(one.f, other.f, atol=1e-4)
+  logistic = solve(gamma0=1.0, samples=1000, loss=lambda f, y: jax.nn.softplus(-f * y))
+  np.testing.assert_allclose(logistic.delta, Y / (1 + np.exp(Y * logistic.f)), rtol=1e-3)
+
+
+def test_equal_keys_give_equal_solutions():
+  """And others do not, by about what the error says."""
+  one, same, other = (solve(gamma0=1.0, samples=1000, key=jax.random.key(seed))
+                      for seed in (3, 3, 4))
+  np.testing.assert_array_equal(one.phi, same.phi)
+  assert 0.2 * one.error['entk'] < apart(one.entk, other.entk) < 5 * one.error['entk']
+
+
+def test_errors_fall_as_the_root_of_samples():
+  """The reported error, over sixteen times the copies: a quarter."""
+  few, many = (solve(gamma0=1.0, rule='fa', rho=0.5, samples=samples, replicas=8).error
+               for samples in (500, 8000))
+  assert 2.5 < few['entk'] / many['entk'] < 6.5
+
+
+def test_what_is_not_accurate_enough_is_refused_or_flagged():
+  """With the number of copies that would do."""
+  setting = dict(gamma0=1.0, samples=100, tolerance=0.01, **SETTING)
+  with pytest.raises(ConvergenceError, match=r'samples=\d+'):
+    theory.solve_dmft(X, Y, **setting)
+  assert not theory.solve_dmft(X, Y, strict=False, **setting).converged
+
+
+@pytest.mark.parametrize('changed, words', [
+    (dict(gamma0=0.0), r'gamma0=0\.0 must be positive'),
+    (dict(gamma0=-1.0), 'gamma0=-1'),
+    (dict(rule='fa', rho=1.5), 'rho=1.5 is not in'),
+    (dict(rule='bp', rho=0.5), 'only fa'),
+    (dict(rule='kp'), 'bp, fa, dfa, hebb, gln'),
+    (dict(depth=0), 'depth=0'),
+    (dict(steps=1), 'steps=1'),
+    (dict(learning_rate=0.0), 'learning_rate=0'),
+    (dict(samples=10), 'samples=36'),
+    (dict(replicas=1), 'replicas=1'),
+    (dict(max_gib=1e-4), r'GiB, and max_gib allows 0\.0001'),
+    (dict(rule='hebb', gamma0=8.0), 'hebb diverges at gamma0=8'),
+    (dict(learning_rate=5.0), 'learning_rate=1.25'),
+    (dict(phi=jax.nn.softmax), 'elementwise'),
+    (dict(phi='tan'), 'tanh'),
+    (dict(x_test=X[:, :4]), 'x_test has 4 features'),
+    (dict(without='e'), "without='e'"),
+])
+def test_refused(changed, words):
+  """Each with the value and what to type."""
+  with pytest.raises(TheoryError, match=words):
+    solve(**{'gamma0': 1.0, 'samples': 400, **changed})
+
+
+@pytest.mark.parametrize('x, y, words', [
+    (X[0], Y, r'\[samples, features\]'), (X, Y[:2], 'targets have the shape'),
+    (X, np.stack([Y, Y], 1), 'one output'), (np.int32(X), Y, 'floating'), (X * np.nan, Y, 'NaN')])
+def test_data_that_are_none(x, y, words):
+  """Never a traceback of JAX's."""
+  with pytest.raises(TheoryError, match=words):
+    theory.solve_dmft(x, y, gamma0=1.0, **SETTING)
+
+
+def test_a_solution_is_kept_in_a_file(tmp_path):
+  """Saved and loaded it is the same; nothing is overwritten unless asked for."""
+  found, path = solve(gamma0=1.0, rule='fa', samples=400), tmp_path / 'one.npz'
+  found.save(path)
+  with pytest.raises(TheoryError, match='overwrite=True'):
+    found.save(path)
+  found.save(path, overwrite=True)
+  loaded = theory.Solution.load(path)
+  for name, value in vars(found).items():
+    np.testing.assert_equal(getattr(loaded, name), value, name)
+  assert type(loaded.converged) is bool and type(loaded.trained) is int
+  assert [one.name for one in tmp_path.iterdir()] == ['one.npz']
+  exact = theory.solve_linear(X, Y, gamma0=1.0, rule='fa', **SETTING)
+  exact.save(tmp_path / 'two.npz')
+  assert theory.Solution.load(tmp_path / 'two.npz').g is None
+  (tmp_path / 'no.npz').write_text('nothing')
+  for wrong in ('no.npz', 'missing.npz'):
+    with pytest.raises(TheoryError, match='cannot be read'):
+      theory.Solution.load(tmp_path / wrong)
+  np.savez(tmp_path / 'other.npz', a=np.zeros(3))
+  with pytest.raises(TheoryError, match='holds no solution'):
+    theory.Solution.load(tmp_path / 'other.npz')
