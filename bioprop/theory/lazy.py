@@ -1,0 +1,231 @@
+r"""Kernels of infinitely wide dense networks in the lazy limit, under backprop and other rules.
+
+The network has L hidden layers of width N -> infinity, and weights and biases that start as
+
+  h^1 = s_0 W^0 x / sqrt(D) + b^0 ,   h^{l+1} = s_l W^l phi(h^l) / sqrt(N) + b^l ,
+  f = h^{L+1} / gamma ,   gamma = gamma_0 sqrt(N) ,   W ~ N(0, 1) ,   b^l ~ N(0, beta_l) ,
+
+s_l^2 being the weights' variance and beta_l the biases'. In the lazy limit, gamma_0 -> 0 (or a
+gamma that does not grow with N), features stay, and under gradient flow at the rate gamma^2 of the
+loss SUM_x' l(f(x')) the output moves by
+
+  df(x) / dt = - SUM_x' K(x, x') l'(f(x')) ,
+  K = SUM_l G~^{l+1} o (s_l^2 Phi^l + r_l) ,   l = 0 .. L
+
+(Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 6 and table 2), o being the product of
+entries and r_l what a trained bias adds. With S^{l+1} = s_l^2 Phi^l + beta_l,
+
+  Phi^0 = x . x' / D ,   Phi^l = E phi(u) phi(u') ,   u ~ N(0, S^l) ,
+  G^{L+1} = 1 ,   G^l = s_l^2 G^{l+1} o E phi'(u) phi'(u')
+
+are the kernels of activities and of gradients. What rules differ in is G~^l, the correlation of the
+gradient g^l with the rule's own:
+
+  bp, align_prop, align_ada, align_zero     G^l
+  fa                                        (scale rho)^{L+1-l} G^l
+  dfa, hebb, last_layer                     0 for l <= L, so that K = s_L^2 Phi^L + r_L
+  gln                                       G^l, of the network phi'(m^l) h^l with gates m^l ~
+                                            N(0, x . x' / D) of the input, each layer its own:
+                                            Phi^l = E phi'(m) phi'(m') o S^l , and G^l likewise
+
+Misprints of the paper: its section 3.3 has the exponent L - l for fa, and its table 2 a kernel of
+gln that is L times, not L + 1 times, [E phi'(m) phi'(m')]^L K^x; counting layers, and networks of
+finite width, give what stands here.
+"""
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bioprop.errors import TheoryError
+from bioprop.theory.activations import Activation, Function, as_activation
+from bioprop.typing import Array
+
+PerLayer = float | Sequence[float]
+Numbers = tuple[float, ...]
+
+# Those that send the gradient itself, and those whose hidden layers get what it does not know of.
+_EXACT = ('bp', 'align_prop', 'align_ada', 'align_zero', 'gln')
+_BLIND = ('dfa', 'hebb', 'last_layer')
+_RULES = (*_EXACT, 'fa', *_BLIND)
+
+
+class LazyKernels(NamedTuple):
+  """Kernels of n samples with n', the layers' from the input up.
+
+  Attributes:
+    phi: Phi^0 .. Phi^L, of activities, [L + 1, n, n'].
+    g: G^1 .. G^{L+1}, of gradients, [L + 1, n, n'].
+    g_pseudo: G~^1 .. G~^{L+1}, of gradients with the rule's, [L + 1, n, n'].
+    layers: what the parameters between layers l and l + 1 add to the eNTK, [L + 1, n, n'].
+    entk: K, their sum, [n, n'], per output: between two outputs it is 0.
+  """
+  phi: Array
+  g: Array
+  g_pseudo: Array
+  layers: Array
+  entk: Array
+
+
+def lazy_kernels(
+    x: Array,
+    depth: int,
+    phi: str | Function | Activation = 'relu',
+    rule: str = 'bp',
+    *,
+    x2: Array | None = None,
+    rho: float = 0.0,
+    scale: float = 1.0,
+    weight_variance: PerLayer = 1.0,
+    bias_variance: PerLayer = 0.0,
+    bias_rate: PerLayer | None = None,
+) -> LazyKernels:
+  """Computes the kernels of an infinitely wide network under a rule, in the lazy limit.
+
+  K is that of outputs at the learning rate gamma^2: of a network `MLP(parametrization='mup')`
+  (or 'ntk') it is `model.learning_rate_factor` times what `bioprop.measure.entk` finds. The
+  library's models have bias_variance=0, and bias_rate=1 if use_bias; with bias_rate=None the biases
+  are those of neural-tangents (b = s_b beta, beta trained).
+
+  It can be under `jax.jit`: all but x and x2 is then static. It takes O(depth n n') of memory.
+
+  Args:
+    x: samples [n, D].
+    depth: L, the number of hidden layers.
+    phi: the nonlinearity: a name, an activation, or a smooth function; see `as_activation`.
+    rule: a rule's name.
+    x2: samples [n', D], whose errors move the outputs of x; None: x.
+    rho: of 'fa', the correlation of the feedback with the initial weights.
+    scale: of 'fa', the feedback's size over the weights'; the paper's is 1.
+    weight_variance: s^2, one number or L + 1, from the first layer up.
+    bias_variance: of the biases at the start, one number or L + 1.
+    bias_rate: r, what a trained bias adds to its layer's kernel: the biases' learning rate over the
+      weights', one number or L + 1. 0: there are none; None: bias_variance.
+
+  Returns:
+    The kernels, of x's dtype.
+
+  Raises:
+    TheoryError: if there is no such rule or nonlinearity, samples are not [n, D] of one D, or a
+      number is outside its range.
+  """
+  x, other = _samples('x', x), None if x2 is None else _samples('x2', x2)
+  if other is not None and other.shape[1:] != x.shape[1:]:
+    raise TheoryError(f'x2 has {other.shape[1]} features and x has {x.shape[1]}: one network sees '
+                      f'both, so that its kernel needs the same. Pass x2 as [n\', {x.shape[1]}].')
+  depth, sent = _layer_count(depth), _sent(rule, rho, scale)
+  bias_rate = bias_variance if bias_rate is None else bias_rate
+  weights, biases, rates = (
+      _per_layer(name, value, depth + 1) for name, value in (
+          ('weight_variance', weight_variance), ('bias_variance', bias_variance),
+          ('bias_rate', bias_rate)))
+  return _kernels(x, other, as_activation(phi), rule == 'gln', sent, weights, biases, rates)
+
+
+class _Gram(NamedTuple):
+  """Second moments of x with x2, and of each sample with itself: what a dual is a function of."""
+  rows: Array  # [n, 1]
+  full: Array  # [n, n']
+  columns: Array  # [1, n']
+
+
+def _alone(full: Array) -> _Gram:
+  """Of x with x: moments that differ from the diagonal's would make angles of rounding."""
+  diagonal = jnp.diagonal(full)
+  return _Gram(diagonal[:, None], full, diagonal[None, :])
+
+
+def _inputs(x: Array, other: Array | None) -> _Gram:
+  """x . x' / D."""
+  full = jnp.matmul(x, (x if other is None else other).T, precision='highest') / x.shape[1]
+  if other is None:
+    return _alone(full)
+  rows, columns = (jnp.mean(jnp.square(a), 1) for a in (x, other))
+  return _Gram(rows[:, None], full, columns[None, :])
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
+def _kernels(x: Array, other: Array | None, activation: Activation, gated: bool, sent: float,
+             weights: Numbers, biases: Numbers, rates: Numbers) -> LazyKernels:
+  phis, slopes = _forward(x, other, activation, gated, weights[:-1], biases[:-1])
+  gradients = [jnp.ones_like(phis[0])]
+  for weight, slope in zip(weights[:0:-1], slopes[::-1]):
+    gradients.insert(0, weight * gradients[0] * slope)
+  pseudo = [sent**(len(slopes) - layer) * g for layer, g in enumerate(gradients)]
+  layers = [g * (weight * k + rate)
+            for g, weight, k, rate in zip(pseudo, weights, phis, rates)]
+  return LazyKernels(*map(jnp.stack, (phis, gradients, pseudo, layers)), sum(layers))
+
+
+def _forward(x: Array, other: Array | None, activation: Activation, gated: bool,
+             weights: Numbers, biases: Numbers) -> tuple[list[Array], list[Array]]:
+  """Phi^0 .. Phi^L, and E phi' phi' of the layers 1 .. L."""
+  rows = lambda dual, gram: dual(gram.rows, gram.rows, gram.rows)
+  columns = lambda dual, gram: dual(gram.columns, gram.columns, gram.columns)
+
+  def through(dual, gram):
+    full = dual(gram.rows, gram.full, gram.columns)
+    return _alone(full) if other is None else _Gram(rows(dual, gram), full, columns(dual, gram))
+
+  inputs = _inputs(x, other)
+  gates = through(activation.dual_derivative, inputs) if gated else None
+  post, phis, slopes = inputs, [inputs.full], []
+  for weight, bias in zip(weights, biases):
+    pre = _Gram(*(weight * moments + bias for moments in post))
+    if gated:
+      post, slope = _Gram(*map(jnp.multiply, gates, pre)), gates.full
+    else:
+      post = through(activation.dual, pre)
+      slope = activation.dual_derivative(pre.rows, pre.full, pre.columns)
+    phis.append(post.full)
+    slopes.append(slope)
+  return phis, slopes
+
+
+def _sent(rule: str, rho: float, scale: float) -> float:
+  """The factor on G~ for each layer that the rule sends an error down through."""
+  if rule not in _RULES:
+    raise TheoryError(f'rule={rule!r} has no lazy limit here: the rules are {", ".join(_RULES)}. '
+                      f'Type rule=\'fa\', or rule=\'bp\' for backprop.')
+  if not 0 <= rho <= 1 or not 0 <= scale < math.inf:
+    raise TheoryError(f'rho={rho} and scale={scale} are to be in [0, 1] and at least 0: they are '
+                      f'a correlation and a size. Type rho=0.5, scale=1.0.')
+  if rule != 'fa' and (rho, scale) != (0.0, 1.0):
+    raise TheoryError(f'rho={rho} and scale={scale} are of the feedback of rule=\'fa\', and '
+                      f'{rule!r} has none whose size or correlation would matter. Leave them '
+                      f'out, or type rule=\'fa\'.')
+  return rho * scale if rule == 'fa' else float(rule in _EXACT)
+
+
+def _samples(name: str, x: Array) -> Array:
+  x = jnp.asarray(x)
+  if x.ndim != 2 or not x.size or not jnp.issubdtype(x.dtype, jnp.floating):
+    raise TheoryError(f'{name} is {x.dtype} {x.shape}, and is to be floating [n, D], with n and D '
+                      f'above 0: samples with their features flattened. Pass '
+                      f'jnp.asarray({name}, jnp.float32).reshape(n, -1).')
+  return x
+
+
+def _layer_count(depth: int) -> int:
+  try:
+    count = operator.index(depth)
+  except TypeError:
+    count = 0
+  if count < 1:
+    raise TheoryError(f'depth={depth!r} is to be a whole number of hidden layers, at least 1: '
+                      f'without any, the kernel is x @ x.T / D at every width. Type depth=1.')
+  return count
+
+
+def _per_layer(name: str, value: PerLayer, count: int) -> Numbers:
+  values = tuple(map(float, (value,) * count if np.ndim(value) == 0 else value))
+  if len(values) != count or not all(0 <= one < math.inf for one in values):
+    raise TheoryError(f'{name}={value} is to be a number of at least 0, or a sequence of {count} '
+                      f'such, of {count - 1} hidden layers and the readout, from the first up: it '
+                      f'is a variance or a rate. Type {name}=1.0.')
+  return values

@@ -1,0 +1,197 @@
+"""Nonlinearities: their expectations against scipy's integrals, their derivatives against JAX's."""
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+
+from bioprop.errors import TheoryError
+from bioprop.theory.activations import Cos, Erf, Linear, Quadrature, ReLU, Sin, as_activation
+
+# Each with phi and phi' written out.
+STEP = lambda h: np.where(h > 0, 1.0, 0.0)
+SECH2 = lambda h: 1 / np.cosh(h)**2
+SIGMOID = scipy.special.expit
+SMOOTH = {
+    'tanh': (as_activation('tanh'), np.tanh, SECH2),
+    'sigmoid': (as_activation('sigmoid'), SIGMOID, lambda h: SIGMOID(h) * SIGMOID(-h)),
+    'softplus': (as_activation('softplus'), lambda h: np.logaddexp(0, h), SIGMOID),
+    'silu': (as_activation('silu'), lambda h: h * SIGMOID(h),
+             lambda h: SIGMOID(h) * (1 + h * SIGMOID(-h))),
+    'cubic': (as_activation(lambda h: h**3 - h), lambda h: h**3 - h, lambda h: 3 * h**2 - 1),
+}
+EXACT = {
+    'linear': (Linear(), lambda h: h, np.ones_like),
+    'relu': (ReLU(scale=math.sqrt(2)), lambda h: math.sqrt(2) * h * STEP(h),
+             lambda h: math.sqrt(2) * STEP(h)),
+    'leaky': (ReLU(slope=0.2, scale=1.5), lambda h: 1.5 * h * (0.2 + 0.8 * STEP(h)),
+              lambda h: 1.5 * (0.2 + 0.8 * STEP(h))),
+    'erf': (Erf(), scipy.special.erf, lambda h: 2 / math.sqrt(math.pi) * np.exp(-h * h)),
+    'sin': (Sin(1.3), lambda h: np.sin(1.3 * h), lambda h: 1.3 * np.cos(1.3 * h)),
+    'cos': (Cos(0.7), lambda h: np.cos(0.7 * h), lambda h: -0.7 * np.sin(0.7 * h)),
+}
+ALL = {**EXACT, **SMOOTH}
+
+
+def expectation(f, aa, ab, bb):
+  """E f(u) f(v), by adaptive integrals that are broken where u or v is 0."""
+  density = lambda z: math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+  c = ab / math.sqrt(aa * bb)
+  slope, rest = c * math.sqrt(bb), math.sqrt(bb * (1 - c * c))
+
+  def integral(g, at):
+    ends = -11, 11
+    inner = [at] if -11 < at < 11 else None
+    return scipy.integrate.quad(g, *ends, points=inner, epsabs=1e-11, epsrel=1e-11, limit=200)[0]
+
+  def given(z):
+    if rest == 0:
+      return f(slope * z)
+    return integral(lambda w: density(w) * f(slope * z + rest * w), -slope * z / rest)
+
+  return integral(lambda z: density(z) * f(math.sqrt(aa) * z) * given(z), 0)
+
+
+def arrays(*values):
+  return [jnp.asarray(v)[None] for v in values]
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.usefixtures('x64')
+def test_duals(name):
+  """Between two variances up to 4, of both signs, and where u is v or -v, to 1e-8."""
+  phi, f, slope = ALL[name]
+  for aa, ab, bb in ((1.0, 0.6, 1.0), (4.0, -1.9, 1.2), (4.0, 4.0, 4.0), (0.9, -1.8, 3.6)):
+    for got, want in ((phi.dual, f), (phi.dual_derivative, slope)):
+      want = expectation(want, aa, ab, bb)
+      np.testing.assert_allclose(got(*arrays(aa, ab, bb))[0], want, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('x64', [False, True])
+def test_duals_at_the_edge(name, x64):
+  """Finite where a variance is 0, and where rounding takes a correlation beyond 1; of one rank."""
+  phi, f, slope = ALL[name]
+  with jax.enable_x64(x64):
+    dtype = jnp.float64 if x64 else jnp.float32
+    eps = float(jnp.finfo(dtype).eps)
+    tolerance = 10 * math.sqrt(eps)  # Of a ReLU's derivative; others are at eps.
+    rows = jnp.asarray([[0.0], [1.0], [3.0]], dtype)
+    columns = jnp.asarray([[0.0, 1.0, 3.0]], dtype)
+    full = jnp.sqrt(rows * columns) * (1 + 4 * eps)
+    for sign in (1, -1):
+      for got, values in ((phi.dual, f), (phi.dual_derivative, slope)):
+        matrix = got(rows, sign * full, columns)
+        assert matrix.shape == (3, 3) and matrix.dtype == dtype
+        if name in ('relu', 'leaky') and values is slope:
+          assert np.all(np.isfinite(matrix))  # At 0 it is the mean of both sides.
+          continue
+        at_zero = values(np.zeros(1))[0]
+        np.testing.assert_allclose(matrix[0, 0], at_zero**2, rtol=tolerance, atol=tolerance)
+        one = expectation(values, 1.0, sign * 1.0, 1.0)
+        np.testing.assert_allclose(matrix[1, 1], one, rtol=tolerance, atol=tolerance)
+        points, weights = np.polynomial.hermite_e.hermegauss(60)
+        mean = values(points) @ weights / math.sqrt(2 * math.pi)
+        near = max(tolerance, 1e-6)  # Sixty points are so accurate; of a ReLU phi(0) is 0.
+        np.testing.assert_allclose(matrix[0, 1], at_zero * mean, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize('name', EXACT)
+def test_large_variances(name):
+  """Bounded functions do not overflow, and the sine of an angle stays at most 1, in float32."""
+  phi, s = EXACT[name][0], jnp.geomspace(1e2, 1e8, 200, dtype=jnp.float32)
+  for sign in (1, -1):
+    for dual in (phi.dual, phi.dual_derivative):
+      assert np.all(np.isfinite(dual(s, sign * s, s)))
+
+
+@pytest.mark.usefixtures('x64')
+def test_a_relus_diagonal_is_exact():
+  """Not off by the square root of rounding: half of the variance, half."""
+  s = jnp.asarray(np.random.RandomState(0).rand(1000) * 5)
+  np.testing.assert_allclose(ReLU().dual(s, s, s), s / 2, rtol=1e-15)
+  np.testing.assert_array_equal(ReLU().dual_derivative(s, s, s), 0.5 * jnp.ones(1000))
+  np.testing.assert_allclose(ReLU().dual(s, -s, s), 0, atol=1e-15)
+
+
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.usefixtures('x64')
+def test_derivatives(name):
+  """Values as written out; derivatives as JAX takes them, away from kinks."""
+  phi, f, slope = ALL[name]
+  h = jnp.linspace(-3, 3, 12)
+  np.testing.assert_allclose(phi(h), f(np.asarray(h)), rtol=1e-12, atol=1e-12)
+  np.testing.assert_allclose(phi.derivative(h), slope(np.asarray(h)), rtol=1e-12, atol=1e-12)
+  second = jax.vmap(jax.grad(lambda h: phi.derivative(h[None])[0]))(h)
+  np.testing.assert_allclose(phi.second(h), second, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures('x64')
+def test_kinks():
+  """Where derivatives jump, and by how much."""
+  for phi in (ReLU(), ReLU(slope=0.2, scale=1.5), ReLU(slope=-1.0)):
+    (place, jump), = phi.kinks
+    below, above = phi.derivative(jnp.asarray([place - 1e-9, place + 1e-9]))
+    np.testing.assert_allclose(above - below, jump, rtol=1e-12)
+  assert all(not phi.kinks for phi in (Linear(), Erf(), Sin(), Cos(), as_activation('tanh')))
+
+
+def test_names_and_functions():
+  """Names mean what they do in Flax; functions with closed forms get these."""
+  h = jnp.linspace(-3, 3, 7)
+  for name in ('relu', 'leaky_relu', 'tanh', 'sigmoid', 'softplus', 'silu', 'gelu'):
+    np.testing.assert_allclose(as_activation(name)(h), getattr(jax.nn, name)(h), rtol=1e-6,
+                               atol=1e-6)
+  assert as_activation('relu') == as_activation(jax.nn.relu) == ReLU()
+  assert as_activation(jax.lax.erf) == Erf() and as_activation(jnp.sin) == Sin()
+  assert as_activation(jnp.tanh) == as_activation('tanh') == Quadrature(jnp.tanh)
+  phi = ReLU(slope=0.3)
+  assert as_activation(phi) is phi
+  inside = jax.jit(lambda h: as_activation(lambda h: jnp.sin(h) + h)(h))
+  np.testing.assert_allclose(inside(h), jnp.sin(h) + h, rtol=1e-6)
+
+
+@pytest.mark.parametrize('phi, words', [
+    ('swish2', 'one of linear, relu'),
+    (3, 'one of linear, relu'),
+    (jax.nn.softmax, 'mixes units'),
+    (lambda h: h / jnp.linalg.norm(h), 'mixes units'),
+    (lambda h: h.sum(), 'keep shape'),
+    (lambda h: h > 0, 'keep shape'),
+    (np.tanh, 'cannot be called'),
+    (lambda h, slope: h, 'cannot be called'),
+    (lambda h: jnp.maximum(h, 0), 'order 1 that jumps by 1 near h=-0.0'),
+    (lambda h: jnp.abs(h - 1.25), 'order 1 that jumps by 2 near h=1.2'),
+    (jax.nn.elu, 'order 2 that jumps by 1'),
+    (jnp.sign, 'order 0 that jumps by 2'),
+])
+def test_what_is_no_activation(phi, words):
+  """Errors say what it is, and what to type."""
+  with pytest.raises(TheoryError, match=words) as error:
+    as_activation(phi)
+  assert 'phi=' in str(error.value)
+
+
+def test_what_no_activation_takes():
+  """Numbers are finite; polynomials do not overflow."""
+  for make in (lambda: ReLU(slope=math.nan), lambda: Sin(math.inf), lambda: Cos('1'),
+               lambda: Quadrature(jnp.tanh, nodes=351), lambda: Quadrature(jnp.tanh, nodes=1)):
+    with pytest.raises(TheoryError, match='Type'):
+      make()
+  with jax.enable_x64(True):
+    one = jnp.ones(1)
+    np.testing.assert_allclose(Quadrature(jnp.exp, nodes=350).dual(one, one, one), math.e**2)
+
+
+@pytest.mark.usefixtures('x64')
+def test_quadrature_of_what_is_not_smooth():
+  """The errors that the documentation tells of."""
+  elu, s = Quadrature(jax.nn.elu), jnp.asarray([[4.0]])
+  f, slope = (lambda h: h if h > 0 else math.expm1(h)), (lambda h: 1 if h > 0 else math.exp(h))
+  for got, want, least, most in ((elu.dual, f, 1e-6, 3e-5),
+                                 (elu.dual_derivative, slope, 1e-4, 3e-3)):
+    error = abs(float(got(s, s, s)[0, 0]) - expectation(want, 4.0, 4.0, 4.0))
+    assert least < error < most
