@@ -17,7 +17,6 @@ square root; independent `replicas` tell how large they are, and a solution whos
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +105,6 @@ def solve_dmft(
   program = Program(rule, phi, depth, steps, samples, loss, ''.join(sorted(without)))
   keys = jax.random.split(jax.random.key(0) if key is None else key, replicas)
   mean, error = _averaged(program, setting, keys)
-  _check_diverged(mean, rule, gamma0, learning_rate)
   converged = max(error['f'], error['entk']) <= tolerance
   if strict and not converged:
     more = math.ceil(samples * (max(error['f'], error['entk']) / tolerance)**2)
@@ -146,6 +144,7 @@ def _averaged(program: Program, setting: Setting, keys: Key):
   mean, squares = None, None
   for number, key in enumerate(keys):
     found = march(program, setting, key)
+    _check_diverged(np.asarray(found.delta), program.rule, setting)
     one = jax.tree.map(np.asarray, (found, _entk(found, kx)))
     if mean is None:
       mean, squares = one, jax.tree.map(lambda a: 0.0, one)
@@ -179,7 +178,7 @@ def _root(x: Array) -> Array:
   """[P, P] with K^x = root root^T."""
   kernel = jnp.matmul(x, x.T, precision='highest') / x.shape[1]
   values, vectors = jnp.linalg.eigh(kernel)
-  return vectors * jnp.sqrt(jnp.maximum(values, 0))
+  return vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
 
 
 def _data(x, targets, x_test) -> tuple[Array, Array, Array]:
@@ -213,9 +212,10 @@ def _check(rule, rho, depth, gamma0, learning_rate, steps, replicas, tolerance, 
                       f'Say for instance without=\'bc\'.')
 
 
-def _check_diverged(mean: Any, rule: str, gamma0: float, learning_rate: float):
+def _check_diverged(delta: np.ndarray, rule: str, setting: Setting):
   """Raises where errors grow instead of falling."""
-  largest = np.abs(mean[0].delta).max(1)
+  gamma0, learning_rate = float(setting.gamma0), float(setting.rate)
+  largest = np.abs(delta).max(1)
   grown = ~(largest <= _GROWTH * largest[0])  # NaN has grown, too.
   if not grown.any():
     return

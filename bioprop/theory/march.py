@@ -215,7 +215,7 @@ class _March:
       kernel = self._mean(phi[:, 0], past.phi[:, :, 0])
       a = self._response('a', 'r', phi, earlier, rows)
       c = self._response('c', 'v', phi, earlier, rows)
-    weights = self.scale * kernel * self._trained(delta, earlier)
+    weights = self.scale * kernel * self._trained(delta, earlier)[None]
     h = self._base(u, 'u', t) + self._sum(weights if c is None else weights + c, layer.pseudo)
     if a is not None:
       h = h + self._sum(a, layer.g)
@@ -226,13 +226,13 @@ class _March:
     steps = jnp.arange(self.program.steps)
     if above is None:
       r = jnp.broadcast_to(self.readout, (self.size, self.program.samples))
-      weights = jnp.broadcast_to(self.scale * self._trained(delta, steps < t),
+      weights = jnp.broadcast_to(self.scale * self._trained(delta, steps < t)[None],
                                  (self.size, self.program.steps, self.size))
     else:
       g, _ = above
       r = self.layers[number].r(g[:, 0])
       kernel = self._mean(g[:, 0], beyond.pseudo[:, :, 0])
-      weights = self.scale * kernel * self._trained(delta, steps < t)
+      weights = self.scale * kernel * self._trained(delta, steps < t)[None]
       weights = weights + self._response('b', 'u', g, steps <= t, rows)
     return self._base(r, 'r', t) + self._sum(weights, layer.phi)
 
@@ -284,8 +284,8 @@ class _March:
     if source not in self.tangents:
       return None
     tangent = moved[:, 1 + self.tangents.index(source)]
-    row = self._mean(tangent, self.probes) * mask[:, None]
-    row = jnp.zeros_like(row) if letter in self.program.without else row
+    kept = mask if letter not in self.program.without else jnp.zeros_like(mask)
+    row = jnp.where(kept[None, :, None], self._mean(tangent, self.probes), 0)
     rows[letter].append(row)
     return row
 
@@ -317,7 +317,7 @@ class _March:
     return -trained * jax.vmap(jax.grad(self.program.loss))(f, y)
 
   def _trained(self, delta, mask):
-    return delta * mask[:, None]
+    return jnp.where(mask[:, None], delta, 0)
 
   def _normal(self, key, rows):
     """[rows, S] of normal numbers whose second moments are exactly those of their law."""
@@ -329,11 +329,12 @@ class _March:
     samples, entries = self.program.samples, self.program.steps * self.size
     signs, order = jax.random.split(key)
     column = jax.random.permutation(order, samples)[:entries, None]
-    angle = (2 * jnp.arange(samples) + 1) * column % (4 * samples)  # Of a cosine transform.
+    # Of a cosine transform; whole turns are taken off before there is rounding.
+    angle = (2 * jnp.arange(samples)[None] + 1) * column % (4 * samples)
     basis = jnp.cos(angle.astype(self.dtype) * (math.pi / (2 * samples)))
     basis = basis * jnp.where(column == 0, 1.0, math.sqrt(2.0)).astype(self.dtype)
     drawn = jax.random.rademacher(signs, (samples,), self.dtype)
-    return (basis * drawn).reshape(self.program.steps, self.size, samples)
+    return (basis * drawn[None]).reshape(self.program.steps, self.size, samples)
 
   def _frozen(self, key):
     rotations, gates, noise = jax.random.split(key, 3)
@@ -348,4 +349,4 @@ class _March:
     """A random rotation of copies: it maps [P, S] to [P, S], independent of what it is given."""
     keys = jax.random.split(key)
     before, after = (jax.random.rademacher(k, (self.program.samples,), self.dtype) for k in keys)
-    return lambda a: after * jax.scipy.fft.dct(before * a, norm='ortho')
+    return lambda a: after[None] * jax.scipy.fft.dct(before[None] * a, norm='ortho')

@@ -28,7 +28,7 @@ def apart(one, other):
     ('bp', 0.0, 1.0), ('fa', 0.5, 1.0), ('dfa', 0.0, 1.0), ('hebb', 0.0, 0.15)])
 def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):
   """All kernels, at two times each, and all responses, at three layers."""
-  shared = dict(SETTING, depth=3, gamma0=gamma0, rule=rule, rho=rho)
+  shared = dict(SETTING, depth=3, learning_rate=0.05, gamma0=gamma0, rule=rule, rho=rho)
   exact = theory.solve_linear(X, Y, **shared)
   found = theory.solve_dmft(X, Y, phi='linear', samples=4000, **shared)
   assert np.abs(found.f - exact.f).max() < 0.02
@@ -45,7 +45,8 @@ def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):
   assert max(found.error['f'], found.error['entk']) < 0.05 and found.converged
 
 
-@pytest.mark.parametrize('rule, rho', [('bp', 0.), ('fa', 0.), ('fa', .6), ('dfa', 0.), ('gln', 0.)])
+@pytest.mark.parametrize('rule, rho', [
+    ('bp', 0.0), ('fa', 0.0), ('fa', 0.6), ('dfa', 0.0), ('gln', 0.0)])
 def test_poor_networks_are_lazy(rule, rho):
   """At gamma_0 -> 0 kernels stay the lazy ones, and outputs follow them."""
   phi = theory.ReLU(scale=2**0.5) if rule == 'gln' else 'erf'
@@ -53,7 +54,7 @@ def test_poor_networks_are_lazy(rule, rho):
   lazy = theory.lazy_kernels(jnp.asarray(X), 2, phi, rule, rho=rho)
   for step in (0, T - 1):
     assert apart(found.entk[step], lazy.entk) < 0.05
-    assert apart(found.at('phi', step), np.asarray(lazy.phi[1:])) < 0.03
+    assert apart(found.at('phi', step), np.asarray(lazy.phi[1:])) < 0.05
   # Gradient descent with the kernel K: f <- f + eta K (y - f), by NumPy.
   f, kernel = np.zeros(P), np.asarray(lazy.entk, np.float64)
   for step in range(T):
@@ -66,7 +67,7 @@ def test_poor_networks_are_lazy(rule, rho):
     ('bp', 0.0, 2.0, 'tanh', 0.03), ('fa', 0.7, 4.0, 'tanh', 0.03), ('dfa', 0.0, 4.0, 'tanh', 0.03),
     ('hebb', 0.0, 0.4, 'tanh', 0.05), ('gln', 0.0, 1.0, 'relu', 0.05)])
 def test_plugged_networks_of_width_1500(rule, rho, gamma0, phi, close):
-  """Trained by the library's own rules; kernels that stayed lazy would be off by a third or more."""
+  """Trained by the library's own rules; kernels that stayed lazy would be off by a third."""
   scaled = lambda h: jnp.sqrt(jnp.float32(2)) * jax.nn.relu(h)
   setting = dict(SETTING, steps=24, gamma0=gamma0, rule=rule, rho=rho)
   found = theory.solve_dmft(X, Y, phi=theory.ReLU(scale=2**0.5) if phi == 'relu' else phi,
@@ -98,12 +99,14 @@ def test_every_response_is_needed():
 
 def test_relus_have_their_kinks():
   """The derivative of ReLU's derivative is a density: b of a deep net is not 0 at equal times."""
-  found = solve(gamma0=2.0, rule='bp', phi=theory.ReLU(scale=2**0.5), samples=4000)
-  smooth = solve(gamma0=2.0, rule='bp', samples=4000, phi=lambda h: jnp.sqrt(jnp.asarray(
-      2, h.dtype)) * jax.nn.softplus(20 * h) / 20)
-  end = [np.einsum('pp->p', one.responses['b'][0, -1, :, -1]) for one in (found, smooth)]
-  assert apart(end[0], end[1]) < 0.5
-  assert apart(found.entk, smooth.entk) < 0.05
+  smooth = lambda h: jnp.sqrt(jnp.asarray(2, h.dtype)) * jax.nn.softplus(20 * h) / 20
+  found = [theory.solve_dmft(X, Y, phi=phi, **dict(SETTING, learning_rate=0.05), gamma0=1.0, strict=False,
+                             samples=8000, replicas=4)
+           for phi in (theory.ReLU(scale=2**0.5), smooth)]
+  equal = [np.einsum('tptp->t', one.responses['b'][0]) for one in found]
+  assert apart(*equal) < 0.35, equal
+  assert np.abs(equal[0]).max() > 0.1
+  assert apart(found[0].entk, found[1].entk) < 0.05
 
 
 def test_samples_for_testing():
@@ -162,9 +165,9 @@ def test_what_is_not_accurate_enough_is_refused_or_flagged():
     (dict(samples=10), 'samples=36'),
     (dict(replicas=1), 'replicas=1'),
     (dict(max_gib=1e-4), r'GiB, and max_gib allows 0\.0001'),
-    (dict(rule='hebb', gamma0=8.0), 'hebb diverges at gamma0=8'),
+    (dict(rule='hebb', gamma0=8.0, phi='relu'), 'hebb diverges at gamma0=8'),
     (dict(learning_rate=5.0), 'learning_rate=1.25'),
-    (dict(phi=jax.nn.softmax), 'elementwise'),
+    (dict(phi=jax.nn.softmax), 'mixes units'),
     (dict(phi='tan'), 'tanh'),
     (dict(x_test=X[:, :4]), 'x_test has 4 features'),
     (dict(without='e'), "without='e'"),
