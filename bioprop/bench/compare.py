@@ -16,7 +16,6 @@ from bioprop.bench import plots
 from bioprop.errors import WorkdirError
 from bioprop.training import cli, metrics, workdir
 
-_OUT = flags.DEFINE_string('out', 'losses.png', 'File of the figure; its ending is the format.')
 _COLUMNS = ('epochs', 'train_loss', 'validation_loss', 'test_loss', 'test_accuracy')
 
 
@@ -56,6 +55,11 @@ def entropies(runs: Sequence[str | os.PathLike]) -> dict[str, float]:
           'bigram entropy': data.bigram_entropy(train)}
 
 
+def define_flags() -> None:
+  """Defines --out."""
+  flags.DEFINE_string('out', 'losses.png', 'File of the figure; its ending is the format.')
+
+
 def main(argv):
   """Prints the table and the entropies, and draws the figure."""
   with cli.reported():
@@ -66,9 +70,10 @@ def main(argv):
     print(table(argv[1:]))
     for name, value in lines.items():
       print(f'{name}: {value:.4f} nats per character')
-    plots.losses(argv[1:], _OUT.value, lines)
-  print(f'in {_OUT.value}')
+    plots.losses(argv[1:], flags.FLAGS.out, lines)
+  print(f'in {flags.FLAGS.out}')
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

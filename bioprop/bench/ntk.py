@@ -41,12 +41,6 @@ CASES = {'mlp': (128, 512), 'cnn': (64,)}  # Samples, by network.
 _HIDDEN = {'mlp': (1024, 1024, 1024)}
 _PEER = pathlib.Path(__file__).with_name('ntk_peer.py')
 
-_NETWORKS = flags.DEFINE_list('networks', list(CASES), f'Of {", ".join(CASES)}.')
-_JSON = flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds of each case.', lower_bound=1)
-_IMPLEMENTATION = flags.DEFINE_integer('implementation', 3, 'Of neural-tangents.', 1, 3)
-_PYTHON = flags.DEFINE_string('peer', None, 'Python of an environment with neural-tangents.')
-
 
 class ConvNet(nn.Module):
   """Three convolutions of ReLUs, two of stride 2, and the mean over locations: as in ntk_peer."""
@@ -141,30 +135,40 @@ def _timer(call):
   return seconds
 
 
+def define_flags() -> None:
+  """Defines --networks, --json, --rounds, --implementation, --peer."""
+  flags.DEFINE_list('networks', list(CASES), f'Of {", ".join(CASES)}.')
+  flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
+  flags.DEFINE_integer('rounds', 5, 'Rounds of each case.', lower_bound=1)
+  flags.DEFINE_integer('implementation', 3, 'Of neural-tangents.', 1, 3)
+  flags.DEFINE_string('peer', None, 'Python of an environment with neural-tangents.')
+
+
 def main(argv):
   """Prints a table, and writes the rows as JSON where asked to."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]!r}.')
   logging.set_verbosity(logging.WARNING)
-  for name in _NETWORKS.value:
+  for name in flags.FLAGS.networks:
     if name not in CASES:
       raise app.UsageError(f'--networks has {name!r}; choose from {", ".join(CASES)}.')
   print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
-  peer = Peer(_PYTHON.value, _IMPLEMENTATION.value) if _PYTHON.value else None
+  peer = Peer(flags.FLAGS.peer, flags.FLAGS.implementation) if flags.FLAGS.peer else None
   rows = []
   print(f'{"network":>8}{"n":>5}{"kernel":>8}  {"what":<6}{"ms":>10}{"/ ntk":>8}')
-  for network in _NETWORKS.value:
+  for network in flags.FLAGS.networks:
     for n in CASES[network]:
       for trace in (False, True):
-        for row in measured(network, n, trace, _ROUNDS.value, peer):
+        for row in measured(network, n, trace, flags.FLAGS.rounds, peer):
           rows.append(row)
           print('{network:>8}{n:>5}{kernel:>8}  {what:<6}{ms:>10}{over_ntk:>8}'.format(**row),
                 flush=True)
   if peer is not None:
     peer.close()
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
+  if flags.FLAGS.json:
+    pathlib.Path(flags.FLAGS.json).write_text(json.dumps(rows, indent=1) + '\n')
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

@@ -23,8 +23,6 @@ from bioprop import measure
 from bioprop.errors import WorkdirError
 from bioprop.training import cli, probing, workdir
 
-_OUT = flags.DEFINE_string('out', None, 'Folder of the pictures; None: the directory of each run.')
-
 Found = Sequence[Mapping[str, np.ndarray]]  # Of one probe, in the order of steps.
 
 
@@ -161,6 +159,11 @@ def _short(key: str) -> str:
   return f'Phi {layer}' if name == 'phi' else layer or {'kernel': 'eNTK'}.get(name, name)
 
 
+def define_flags() -> None:
+  """Defines --out."""
+  flags.DEFINE_string('out', None, 'Folder of the pictures; None: the directory of each run.')
+
+
 def main(argv):
   """Draws the pictures of each run."""
   with cli.reported():
@@ -168,7 +171,7 @@ def main(argv):
       raise WorkdirError('there are no runs to draw. Type for instance: '
                          'python -m bioprop.bench.pictures runs/one')
     for run in argv[1:]:
-      folder = pathlib.Path(_OUT.value or run)
+      folder = pathlib.Path(flags.FLAGS.out or run)
       folder.mkdir(parents=True, exist_ok=True)
       files = draw(run, folder)
       for file in files:
@@ -178,4 +181,5 @@ def main(argv):
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

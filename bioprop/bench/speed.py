@@ -21,13 +21,6 @@ from bioprop.bench import epochs, nnx_steps, probed, steps
 from bioprop.rules import RULES
 
 CASES = {**steps.CASES, **nnx_steps.CASES}
-_MODELS = flags.DEFINE_list('models', list(CASES), f'Models to time: {", ".join(CASES)}.')
-_RULES = flags.DEFINE_list('rules', list(RULES), f'Rules to time: {", ".join(RULES)}.')
-_JSON = flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
-_ROUNDS = flags.DEFINE_integer('rounds', 15, 'Rounds of each model.', lower_bound=1)
-_SECONDS = flags.DEFINE_float('seconds', 0.5, 'Time of the plain step in one round.', 0.0)
-_PROBES = flags.DEFINE_boolean('probes', False, 'Time epochs with and without probes instead.')
-_LOOP = flags.DEFINE_boolean('loop', False, 'Time epochs of the training loop instead.')
 
 
 def measure(name: str, rules: list[str], rounds: int, seconds: float) -> list[dict]:
@@ -87,32 +80,44 @@ def _check(name, given, valid):
       raise app.UsageError(f'--{name} has {value!r}; choose from {", ".join(valid)}.')
 
 
+def define_flags() -> None:
+  """Defines --models, --rules, --json, --rounds, --seconds, --probes, --loop."""
+  flags.DEFINE_list('models', list(CASES), f'Models to time: {", ".join(CASES)}.')
+  flags.DEFINE_list('rules', list(RULES), f'Rules to time: {", ".join(RULES)}.')
+  flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
+  flags.DEFINE_integer('rounds', 15, 'Rounds of each model.', lower_bound=1)
+  flags.DEFINE_float('seconds', 0.5, 'Time of the plain step in one round.', 0.0)
+  flags.DEFINE_boolean('probes', False, 'Time epochs with and without probes instead.')
+  flags.DEFINE_boolean('loop', False, 'Time epochs of the training loop instead.')
+
+
 def main(argv):
   """Prints a table for each model, and writes all rows as JSON where asked to."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]!r}.')
   logging.set_verbosity(logging.WARNING)  # app.run raises it, and jax tells of absent backends.
-  _check('models', _MODELS.value, CASES)
-  _check('rules', _RULES.value, RULES)
+  _check('models', flags.FLAGS.models, CASES)
+  _check('rules', flags.FLAGS.rules, RULES)
   print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
   rows = []
-  for name in _MODELS.value:
-    if _PROBES.value:
-      for rule in _RULES.value if name in probed.CASES else ():
-        rows += (new := probed.measure(name, rule, _ROUNDS.value))
+  for name in flags.FLAGS.models:
+    if flags.FLAGS.probes:
+      for rule in flags.FLAGS.rules if name in probed.CASES else ():
+        rows += (new := probed.measure(name, rule, flags.FLAGS.rounds))
         _print(new, ['model', 'rule', 'probes', 'epoch_s', 'ratio'])
-    elif _LOOP.value:
+    elif flags.FLAGS.loop:
       if name in epochs.CASES:
-        rows += (new := epochs.measure(name, _ROUNDS.value))
+        rows += (new := epochs.measure(name, flags.FLAGS.rounds))
         _print(new, ['model', 'loop', 'epoch_s', 'ratio'])
     else:
-      rows += (new := measure(name, _RULES.value, _ROUNDS.value, _SECONDS.value))
+      rows += (new := measure(name, flags.FLAGS.rules, flags.FLAGS.rounds, flags.FLAGS.seconds))
       plain = new[0]['peak_mb']
       _print([{**row, 'peak_ratio': f'{row["peak_mb"] / plain:.2f}'} for row in new],
              ['model', 'rule', 'step_ms', 'ratio', 'peak_mb', 'peak_ratio'])
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1) + '\n')
+  if flags.FLAGS.json:
+    pathlib.Path(flags.FLAGS.json).write_text(json.dumps(rows, indent=1) + '\n')
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

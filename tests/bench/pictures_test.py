@@ -193,14 +193,15 @@ def test_what_cannot_be_drawn(tmp_path):
 def test_the_program(tmp_path, monkeypatch, capsys):
   """Beside each run, or in a folder; a mistake is one paragraph."""
   monkeypatch.setattr(sys, 'argv', ['pictures'])
-  monkeypatch.setattr(pictures, '_OUT', types.SimpleNamespace(value=None))
+  monkeypatch.setattr(pictures.flags, 'FLAGS', types.SimpleNamespace(out=None))
   _run(tmp_path / 'run', ('angles',))
   _run(tmp_path / 'bare', ())
   pictures.main(['pictures', str(tmp_path / 'run'), str(tmp_path / 'bare')])
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == str(tmp_path / 'run' / 'angles.png') and 'has no probes' in lines[1]
   assert (tmp_path / 'run' / 'angles.png').exists()
-  monkeypatch.setattr(pictures, '_OUT', types.SimpleNamespace(value=str(tmp_path / 'new' / 'out')))
+  folder = str(tmp_path / 'new' / 'out')
+  monkeypatch.setattr(pictures.flags, 'FLAGS', types.SimpleNamespace(out=folder))
   pictures.main(['pictures', str(tmp_path / 'run')])
   assert (tmp_path / 'new' / 'out' / 'angles.png').exists()
   for argv, words in ((['pictures'], 'no runs'), (['pictures', str(tmp_path)], 'holds no run')):
