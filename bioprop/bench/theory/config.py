@@ -28,6 +28,7 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   # Rules, perhaps with rho, gamma0 and learning_rate of their own.
   config.cases = ({'rule': 'fa'},)
 
+  config.gammas = (0.15, 1.0, 6.0)  # Richness whose ends 'two_layer' compares.
   config.widths = (125, 250, 500, 1000)
   config.seeds = 3  # Networks of each width.
   config.copies = 0  # Copies of a neuron in each solution of the theory; 0: its default.

@@ -4,6 +4,9 @@ import difflib
 from bioprop.bench.theory import dynamics
 from bioprop.bench.theory.claim import Claim
 from bioprop.bench.theory.claims import CLAIMS
+from bioprop.bench.theory.flows import conservation, minimum_norm
+from bioprop.bench.theory.lazy import lazy
+from bioprop.bench.theory.two_layer import two_layer
 from bioprop.errors import ConfigError
 
 
@@ -30,4 +33,5 @@ def _dynamics(config) -> list[Claim]:
   return [CLAIMS[name](outcomes, y, config) for name in config.claims]
 
 
-EXPERIMENTS = {'dynamics': _dynamics}
+EXPERIMENTS = {'dynamics': _dynamics, 'lazy': lazy, 'two_layer': two_layer,
+               'conservation': conservation, 'minimum_norm': minimum_norm}
