@@ -118,12 +118,11 @@ def _over_angle(config, kernels: Sequence[Kernels]) -> Claim:
 
 
 def _over_width(config, kernels: Sequence[Kernels]) -> Claim:
-  """The errors of networks, and lines through those of the smallest."""
+  """The errors of networks, and the line of slope -1 that is closest to each case."""
   series, slopes = [], []
   for one in kernels:
     widths, errors = one.widths, one.errors()**2
     slopes.append(np.polyfit(np.log(widths), np.log(errors), 1)[0])
-    # The line of this slope that is closest to all.
     line = np.exp(np.log(errors * widths).mean()) / widths
     series.append(Series(one.label, widths, line, errors))
   return Claim(
