@@ -29,7 +29,8 @@ def get_config(gamma0='1'):
   config.learning_rate = 0.2
   config.momentum = 0.0
   config.schedule = 'constant'
-  # As in the equations of the paper; Hebb's, which diverge with ten outputs, are a 40th of that.
+  # As in the equations of the paper; but Hebb's, whose post-synaptic activity is phi(h) / 16 as the
+  # next layer sees it, are a 640th of that: with ten outputs they diverge at a 40th.
   config.rule_defaults = {
       'fa': {'scale': 1.0}, 'dfa': {'scale': 1 / gamma0},
       'hebb': {'scale': 1 / (40 * gamma0 * _WIDTH)}}

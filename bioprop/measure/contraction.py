@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from bioprop.measure.jacobian import matrices
 from bioprop.typing import Array
 
+_PARTS = 4  # Of a symmetric kernel's rows: five eighths of it are computed.
 _FLOATS = 2**24  # Of what is held beside the result: 64 MiB in float32.
 
 
@@ -91,6 +92,29 @@ def contract(left: tuple[Array, Array], right: tuple[Array, Array] | Array, trac
   return (_through if way == 'through' else _gradients)(left, gradients, trace)
 
 
+def gram(factors: tuple[Array, Array] | Array, trace: bool) -> Array:
+  """One weight's kernel of samples with themselves, from its upper triangle.
+
+  Args:
+    factors: a [n, T, K] and g [n, C, T, O], or the gradients [n, C, p] themselves.
+    trace: over the outputs.
+
+  Returns:
+    [n, C, n, C], or [n, n] under the trace.
+  """
+  product = lambda g, h: inner(g, h, trace)
+  if not isinstance(factors, tuple):
+    return _triangle(product, factors, trace)
+  a, g = factors
+  ways = costs(Sizes(*g.shape[:2], *g.shape[:2], g.shape[2], a.shape[2], g.shape[3]), trace)
+  if min(ways, key=ways.__getitem__) != 'gradients':
+    return _triangle(lambda one, other: contract(one, other, trace), factors, trace)
+  total = 0.
+  for at in _slices(a.shape[2], len(g) * g.shape[1] * g.shape[3]):
+    total += _triangle(product, _flat(matrices(a[:, :, at], g)), trace)  # Formed once.
+  return total
+
+
 def inner(g: Array, h: Array, trace: bool) -> Array:
   """Inner products of [n, C, p] and [m, D, p]: [n, C, m, D], or their trace [n, m]."""
   if trace:
@@ -109,15 +133,35 @@ def _gradients(left, right, trace):
   """In slices of the op's inputs, so that no whole gradient is held."""
   (a, g), formed = left, not isinstance(right, tuple)
   of = lambda factors, at: matrices(factors[0][:, :, at], factors[1])
-  flat = lambda gradients: gradients.reshape(*gradients.shape[:2], -1)
   rows = max(len(g) * g.shape[1], math.prod((right if formed else right[1]).shape[:2]))
-  size = max(1, _FLOATS // (rows * g.shape[3]))
   total = 0.
-  for start in range(0, a.shape[2], size):
-    at = slice(start, start + size)
-    total += inner(flat(of(left, at)),
-                   flat(right[:, :, at] if formed else of(right, at)), trace)
+  for at in _slices(a.shape[2], rows * g.shape[3]):
+    total += inner(_flat(of(left, at)),
+                   _flat(right[:, :, at] if formed else of(right, at)), trace)
   return total
+
+
+def _slices(size: int, floats: int) -> list[slice]:
+  """Parts of an axis that hold no more than `_FLOATS`, with so many for each entry."""
+  step = max(1, _FLOATS // floats)
+  return [slice(start, start + step) for start in range(0, size, step)]
+
+
+def _flat(gradients: Array) -> Array:
+  return gradients.reshape(*gradients.shape[:2], -1)
+
+
+def _triangle(product, one, trace: bool) -> Array:
+  """`product` of parts of the samples with parts; what is below the diagonal is mirrored."""
+  n = len(jax.tree.leaves(one)[0])
+  step = -(-n // _PARTS)
+  part = lambda at: jax.tree.map(lambda leaf: leaf[at:at + step], one)
+  parts = [part(at) for at in range(0, n, step)]
+  lines, across = [], 1 if trace else 2
+  for i, left in enumerate(parts):
+    lines.append([lines[j][i].transpose((1, 0) if trace else (2, 3, 0, 1)) if j < i else
+                  product(left, right) for j, right in enumerate(parts)])
+  return jnp.concatenate([jnp.concatenate(line, across) for line in lines], 0)
 
 
 def _half(left, right, trace):

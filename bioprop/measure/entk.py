@@ -25,12 +25,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
-from bioprop.measure.contraction import contract, inner
+from bioprop.measure.contraction import contract, gram, inner
 from bioprop.measure.jacobian import Differentiate, Jacobian, evaluate
 from bioprop.typing import Array, PyTree
 
 _SHARED, _DIVIDED = PartitionSpec(), PartitionSpec('samples')
-_PARTS = 4  # Of a symmetric kernel's rows: five eighths of it are computed.
 
 
 def entk(
@@ -142,15 +141,12 @@ def _contract(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+@jax.default_matmul_precision('highest')
 def _triangle(trace: bool, per_layer: bool, jacobian: Jacobian):
-  """The kernel of one set of samples with itself, from its upper triangle of tiles."""
-  n = len(jax.tree.leaves(jacobian)[0])
-  parts = _split(jacobian, n, -(-n // _PARTS))
-  lines = []
-  for i, left in enumerate(parts):
-    lines.append([jax.tree.map(_mirrored, lines[j][i]) if j < i else
-                  _tile(trace, per_layer, left, right) for j, right in enumerate(parts)])
-  return _joined([_joined(line, 1) for line in lines], 0)
+  """The kernel of one set of samples with itself."""
+  joint = set() if per_layer else set(jacobian.biases)
+  return _in_order(trace, per_layer, {
+      path: gram(one, trace) for path, one in _by_path(jacobian, joint).items()})
 
 
 def _tile_on(devices, trace, per_layer, true, pseudo, row, column):
@@ -186,14 +182,11 @@ def _filled(leaf: Array, devices: int) -> Array:
 @jax.default_matmul_precision('highest')  # Accelerators would round as in TensorFloat-32.
 def _tile(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
   """The kernel between two sets of samples, whose derivatives are given."""
-  # A bias is a weight that multiplies 1: where only the sum is wanted, a column of its input.
   joint = set() if per_layer else set(left.biases) & set(right.biases)
-  joined, widened = ({pair[at] for pair in joint} for at in (0, 1))
-  rows, columns = left.by_path(), right.by_path()
+  rows, columns = _by_path(left, joint), _by_path(right, joint)
   kernels = {}
-  for path in (path for path in rows if path not in joined):
-    own, other = (_widened(one) if path in widened else one
-                  for one in (rows[path], columns[path]))
+  for path, own in rows.items():
+    other = columns[path]
     if isinstance(own, tuple):
       kernels[path] = contract(own, other, trace)
     elif isinstance(other, tuple):
@@ -201,6 +194,18 @@ def _tile(trace: bool, per_layer: bool, left: Jacobian, right: Jacobian):
           contract(other, own, trace).transpose(2, 3, 0, 1))
     else:
       kernels[path] = inner(own, other, trace)
+  return _in_order(trace, per_layer, kernels)
+
+
+def _by_path(jacobian: Jacobian, joint: set[tuple[str, str]]):
+  """Derivatives by path; a bias of `joint` is a column of what its weight multiplies, a 1."""
+  biases, weights = ({pair[at] for pair in joint} for at in (0, 1))
+  return {path: _widened(one) if path in weights else one
+          for path, one in jacobian.by_path().items() if path not in biases}
+
+
+def _in_order(trace: bool, per_layer: bool, kernels):
+  """Kernels as they are returned, or their sum."""
   in_order = lambda kernel: kernel if trace else kernel.swapaxes(1, 2)
   if per_layer:
     return jax.tree.map(in_order, kernels)
