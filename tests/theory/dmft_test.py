@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bioprop import theory
-from bioprop.bench import wide
+from bioprop.bench import fixed_point, wide
 from bioprop.errors import ConvergenceError, TheoryError
 
 P, T = 3, 12
@@ -210,3 +210,26 @@ def test_a_solution_is_kept_in_a_file(tmp_path):
   np.savez(tmp_path / 'other.npz', a=np.zeros(3))
   with pytest.raises(TheoryError, match='holds no solution'):
     theory.Solution.load(tmp_path / 'other.npz')
+
+
+@pytest.mark.slow
+def test_the_damped_iteration_arrives_there():
+  """The method of papers: eigenvectors of kernels, and every derivative one at a time."""
+  setting = dict(gamma0=1.5, learning_rate=0.1, steps=8)
+  exact = theory.solve_dmft(X, Y, depth=2, rule='bp', samples=6000, **setting)
+  kx = jnp.asarray(X @ X.T / X.shape[1])
+  state, change = fixed_point.begin(kx, 2, 8), []
+  for _ in range(8):
+    fresh = fixed_point.iterate(state, jnp.asarray(Y), jax.random.key(0), phi=jnp.tanh,
+                                gamma0=1.5, rate=0.1, samples=6000, damping=0.9)
+    change.append(apart(np.asarray(fresh.phi), np.asarray(state.phi)))
+    state = fresh
+  assert change[-1] < 1e-3
+  f, entk = fixed_point.outputs(state, jnp.asarray(Y), 0.1)
+  # Euler's method follows the flow, and the march the steps: they differ by O(eta).
+  assert np.abs(np.asarray(f) - exact.f).max() < 0.04
+  assert apart(np.asarray(entk), exact.entk) < 0.04
+  shape = (2, 8, P, 8, P)
+  assert apart(np.asarray(state.phi[1:]).reshape(shape), exact.phi) < 0.05
+  for letter, found in (('a', state.a[1]), ('b', state.b[1])):
+    assert apart(np.asarray(found).reshape(shape[1:]), exact.responses[letter][0]) < 0.15

@@ -13,6 +13,7 @@ from absl import logging
 
 from bioprop import measure, theory
 from bioprop.bench import wide
+from bioprop.errors import TheoryError
 
 
 class Course(NamedTuple):
@@ -107,6 +108,10 @@ def _outcome(config, case, x, y) -> Outcome:
     found = [wide.train(x=x, y=y, width=width, phi=phi[1], seed=seed, **shared)
              for seed in range(config.seeds)]
     networks[width] = [Course(*one) for one in found]
+    if not all(np.isfinite(one.f).all() for one in found):
+      raise TheoryError(f'networks of width {width} diverge under {label(case)}, although their '
+                        f'limit does not: narrow ones may be less stable. Give this case a smaller '
+                        f'gamma0 or learning_rate in config.cases, or larger config.widths.')
   return Outcome(solution.times, course(solution), networks)
 
 
