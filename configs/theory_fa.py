@@ -15,5 +15,5 @@ def get_config():
   config.depth, config.activation, config.gamma0 = 2, 'tanh', 2.0
   config.learning_rate, config.steps = 0.1, 30
   config.cases = tuple({'rule': 'fa', 'rho': rho} for rho in (0.0, 0.5, 1.0))
-  config.copies = 4000
+  config.seeds, config.copies = 12, 4000
   return config

@@ -17,6 +17,6 @@ def get_config():
   config.cases = ({'rule': 'bp', 'gamma0': 2.0}, {'rule': 'fa', 'rho': 0.7, 'gamma0': 4.0},
                   {'rule': 'fa', 'rho': 0.0, 'gamma0': 4.0}, {'rule': 'dfa', 'gamma0': 4.0},
                   {'rule': 'hebb', 'gamma0': 0.4})
-  config.widths = (188, 375, 750, 1500)
+  config.widths, config.seeds = (125, 250, 500, 1000), 12
   config.copies = 4000
   return config
