@@ -28,8 +28,9 @@ def _at(outcomes: Outcomes, value: Value, number: Callable[[np.ndarray, np.ndarr
 
 
 def _close(measured, predicted, tolerance: float, relative: bool = False) -> bool:
-  apart = np.abs(np.subtract(measured, predicted))  # NaN is close to nothing.
-  return bool((apart <= tolerance * (np.abs(predicted) if relative else 1)).all())
+  with np.errstate(invalid='ignore'):  # Of what was never reached; NaN is close to nothing.
+    apart = np.abs(np.subtract(measured, predicted))
+    return bool((apart <= tolerance * (np.abs(predicted) if relative else 1)).all())
 
 
 def _last(times, values):
@@ -57,7 +58,8 @@ def _reached(level: float):
 def _monotone(name, text, outcomes, value, number, sign, axis, tolerance, relative=False) -> Claim:
   """A number that rises (sign 1) or falls (-1) from case to case, in the order of the config."""
   measured, predicted = _at(outcomes, value, number)
-  holds = all((sign * np.diff(values) > 0).all() for values in (measured, predicted))
+  holds = all(sign * one < sign * other for values in (measured, predicted)
+              for one, other in zip(values, values[1:]))
   agrees = holds and _close(measured, predicted, tolerance, relative)
   return Claim(name, text, listed(measured), listed(predicted), agrees,
                _over_time(outcomes, value), (_TIME, axis))
