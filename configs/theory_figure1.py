@@ -16,6 +16,6 @@ def get_config():
   config.depth, config.activation, config.gamma0 = 1, 'scaled_relu', 2.0
   config.learning_rate, config.steps = 0.05, 100
   config.cases = ({'rule': 'bp'}, {'rule': 'fa'}, {'rule': 'gln'},
-                  {'rule': 'hebb', 'gamma0': 0.1})
+                  {'rule': 'hebb', 'gamma0': 0.3})
   config.widths, config.copies = (4000,), 8000
   return config

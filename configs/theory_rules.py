@@ -18,5 +18,6 @@ def get_config():
                   {'rule': 'fa', 'rho': 0.0, 'gamma0': 4.0}, {'rule': 'dfa', 'gamma0': 4.0},
                   {'rule': 'hebb', 'gamma0': 0.4})
   config.widths, config.seeds = (125, 250, 500, 1000), 12
+  config.slope = 0.2  # What so many networks of three samples resolve.
   config.copies = 4000
   return config

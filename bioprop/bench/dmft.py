@@ -59,11 +59,11 @@ def iteration_seconds(x, y, depth: int, steps: int, copies: int,
 
 def define_flags() -> None:
   """Defines --steps, --samples, --depth, --copies, --directions and --rules."""
-  for name, value, words in (
-      ('steps', 100, 'T, times.'), ('samples', 10, 'P.'), ('depth', 3, 'Hidden layers.'),
-      ('copies', 1000, 'S, copies of a neuron.'),
-      ('directions', 4, 'Of the T P derivatives of the iteration, how many are timed.')):
-    flags.DEFINE_integer(name, value, words, lower_bound=1)
+  for name, value, least, words in (
+      ('steps', 100, 2, 'T, times.'), ('samples', 10, 1, 'P.'), ('depth', 3, 1, 'Hidden layers.'),
+      ('copies', 1000, 2, 'S, copies of a neuron.'),
+      ('directions', 4, 1, 'Of the T P derivatives of the iteration, how many are timed.')):
+    flags.DEFINE_integer(name, value, words, lower_bound=least)
   flags.DEFINE_list('rules', ['bp', 'fa', 'dfa', 'hebb'], 'Rules to time the solver under.')
 
 
@@ -73,6 +73,9 @@ def main(argv):
     raise app.UsageError(f'unknown argument {argv[1]!r}.')
   logging.set_verbosity(logging.WARNING)
   f = flags.FLAGS
+  if 2 * f.directions > f.steps * f.samples:
+    raise app.UsageError(f'--directions={f.directions}, and twice as many are timed, but there are '
+                         f'{f.steps * f.samples}: say --directions=1.')
   x, y = data(f.samples, 25)
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}: T={f.steps}, P={f.samples}, '
         f'depth {f.depth}, S={f.copies}')

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import bioprop
 from bioprop import measure
 from bioprop.models import MLP
+from bioprop.plug.jacobian import jacobians as make_jacobians
+from bioprop.plug.linen import wrap
 from bioprop.rules import AnyRule, make
 from bioprop.typing import Array
 
@@ -87,7 +88,7 @@ class _Network(NamedTuple):
 
   @property
   def model(self):
-    return bioprop.wrap(self.plain, rule_of(self.rule, self.gamma0, self.width, self.rho))
+    return wrap(self.plain, rule_of(self.rule, self.gamma0, self.width, self.rho))
 
   def check(self, variables, x):
     """Prepares the derivatives, which needs real numbers once."""
@@ -130,7 +131,7 @@ def _by_error(true, update, error):
 
 @functools.lru_cache(maxsize=16)
 def _jacobians(network, shape, dtype):
-  return bioprop.jacobians(network.model, jax.ShapeDtypeStruct(shape, dtype))
+  return make_jacobians(network.model, jax.ShapeDtypeStruct(shape, dtype))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -317,7 +317,7 @@ def as_activation(phi: str | Function | Activation) -> Activation:
       return activation
   _check_elementwise(phi)
   activation = Quadrature(phi)
-  _check_smooth(activation)
+  check_smooth(activation)
   return activation
 
 
@@ -387,7 +387,7 @@ def _check_elementwise(phi: Function) -> None:
                         f'(softmax and norms do): it mixes units. {advice}')
 
 
-def _check_smooth(activation: Quadrature) -> None:
+def check_smooth(activation: Quadrature) -> None:
   """Raises TheoryError if phi or one of its first two derivatives jumps somewhere in (-8, 8)."""
   # Closer points of a smooth function differ by less; a jump stays as it is.
   grid = np.linspace(-8, 8.0037, 2048, dtype=np.float32)

@@ -1,58 +1,128 @@
 """Refusals that theory's functions share."""
 import math
+import operator
 
-import jax.numpy as jnp
+import numpy as np
 
 from bioprop.errors import TheoryError
-from bioprop.typing import Array
+
+GROWTH = 10.0  # Errors that have grown so much no longer follow a loss downwards.
 
 
-def inputs(x, name: str) -> Array:
-  """x as a floating array [n, D] with n > 0 and D > 0.
+def inputs(x, name: str) -> np.ndarray:
+  """x as a NumPy array [n, D] of float32 or float64, with n > 0 and D > 0.
 
   Raises:
     TheoryError: if it is none.
   """
-  x = jnp.asarray(x)
+  x = _array(x, name)
   if x.ndim != 2 or not x.size:
     raise TheoryError(f'{name} has the shape {x.shape}, and must be [samples, features], with at '
                       f'least one of each. Of images give {name}.reshape(len({name}), -1).')
-  if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise TheoryError(f'{name} is {x.dtype}, and must be floating: say {name}.astype(jnp.float32).')
-  if not bool(jnp.isfinite(x).all()):
+  if x.dtype not in (np.float32, np.float64):
+    raise TheoryError(f'{name} is {x.dtype}, and must be floating, of 32 or 64 bits: say '
+                      f'{name}.astype(\'float32\').')
+  if not np.isfinite(x).all():
     raise TheoryError(f'{name} has entries that are infinite or NaN, and so would all kernels be.')
   return x
 
 
+def targets(y, count: int) -> np.ndarray:
+  """y as a NumPy array [n] of float64: one output's targets.
+
+  Raises:
+    TheoryError: if it is none.
+  """
+  y = _array(y, 'targets')
+  if y.shape != (count,):
+    raise TheoryError(
+        f'targets have the shape {y.shape}, and there are {count} samples: the mean-field '
+        f'equations are of networks with one output, and need one number for each. Give targets '
+        f'of shape ({count},), for instance +1 and -1 for two classes.')
+  if y.dtype.kind not in 'biuf' or not np.isfinite(y).all():
+    raise TheoryError(f'targets are {y.dtype}, with entries that are infinite, NaN or no numbers '
+                      f'at all. Give finite ones, for instance +1 and -1 for two classes.')
+  return y.astype(np.float64)
+
+
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
   """Raises TheoryError unless a value is one of several."""
-  if value not in choices:
+  if not isinstance(value, str) or value not in choices:
     raise TheoryError(f'{name}={value!r} is none of {", ".join(choices)}. Say for instance '
                       f'{name}={choices[0]!r}.')
 
 
-def fraction(name: str, value: float) -> None:
-  """Raises TheoryError unless a value is in [0, 1]."""
-  if not 0 <= value <= 1:
+def rule(value: str, rho: float, choices: tuple[str, ...]) -> tuple[str, float]:
+  """The rule and rho as numbers; 'align_prop' is fa with rho = 1.
+
+  Raises:
+    TheoryError: if there is no such rule, or rho is not in [0, 1], or given to another than fa.
+  """
+  choice('rule', value, (*choices, 'align_prop'))
+  rho = fraction('rho', rho)
+  if rho and value != 'fa':
+    raise TheoryError(f'rho={rho:g} was given for {value!r}: only fa has feedback that may be '
+                      f'correlated with the weights. Say rule=\'fa\', or leave rho out.')
+  return ('fa', 1.0) if value == 'align_prop' else (value, rho)
+
+
+def fraction(name: str, value: float) -> float:
+  """A number in [0, 1]; raises TheoryError if it is none."""
+  number = _number(value)
+  if not 0 <= number <= 1:
     raise TheoryError(f'{name}={value!r} is not in [0, 1], and a correlation is. Say for instance '
                       f'{name}=0.5.')
+  return number
 
 
-def correlation(rule: str, rho: float) -> None:
-  """Raises TheoryError unless rho is in [0, 1], and 0 but of fa."""
-  fraction('rho', rho)
-  if rho and rule != 'fa':
-    raise TheoryError(f'rho={rho:g} was given for {rule!r}: only fa has feedback that may be '
-                      f'correlated with the weights. Say rule=\'fa\', or leave rho out.')
-
-
-def positive(name: str, value: float) -> None:
-  """Raises TheoryError unless a value is positive and finite."""
-  if not 0 < value < math.inf:
+def positive(name: str, value: float) -> float:
+  """A number above 0, and finite; raises TheoryError if it is none."""
+  number = _number(value)
+  if not 0 < number < math.inf:
     raise TheoryError(f'{name}={value!r} must be positive and finite. Say for instance {name}=1.0.')
+  return number
 
 
-def whole(name: str, value: int, least: int) -> None:
-  """Raises TheoryError unless a value is a whole number, and not too small."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < least:
-    raise TheoryError(f'{name}={value!r} must be a whole number, at least {least}.')
+def whole(name: str, value: int, least: int) -> int:
+  """A whole number that is not too small; raises TheoryError if it is none."""
+  try:
+    number = operator.index(value)
+  except TypeError:
+    number = None
+  if number is None or isinstance(value, bool) or number < least:
+    raise TheoryError(f'{name}={value!r} must be a whole number, at least {least}. Say for '
+                      f'instance {name}={max(least, 1)}.')
+  return number
+
+
+def growth(name: str, gamma0: float, learning_rate: float, errors: np.ndarray) -> None:
+  """Raises TheoryError where errors [T, n] grow instead of falling."""
+  largest = np.abs(errors).max(1)
+  grown = ~(largest <= GROWTH * largest[0])  # NaN has grown, too.
+  if not grown.any():
+    return
+  at = int(grown.argmax())
+  cure = (f'hebb\'s features grow with the square of the error, and gamma_0 has to be small: say '
+          f'gamma0={gamma0 / 4:g}' if name == 'hebb' else
+          f'the steps may be too large: say learning_rate={learning_rate / 4:g}')
+  raise TheoryError(f'{name} diverges at gamma0={gamma0:g} and learning_rate={learning_rate:g}: '
+                    f'after {at} steps the largest error is {largest[at]:.3g}, from '
+                    f'{largest[0]:.3g}. Most likely {cure}.')
+
+
+def _array(value, name: str) -> np.ndarray:
+  try:
+    return np.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise TheoryError(f'{name} cannot be read as an array ({error}). Give a NumPy or JAX '
+                      f'array.') from error
+
+
+def _number(value) -> float:
+  """NaN if it is no number: no range has that in it."""
+  if np.ndim(value) or isinstance(value, str):
+    return math.nan
+  try:
+    return float(value)
+  except (TypeError, ValueError):
+    return math.nan

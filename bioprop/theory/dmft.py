@@ -12,7 +12,8 @@ trained on all samples at once, on the loss SUM |f - f_0 - y|^2 / 2, by plain SG
 rate 0.1 gamma_0^2 N (`model.learning_rate_factor`). The equations and how they are solved stand in
 bioprop/theory/march.py. Averages over `samples` copies of a neuron have errors that fall as their
 square root; independent `replicas` tell how large they are, and a solution whose errors exceed
-`tolerance` is not returned unless it is asked for.
+`tolerance` is not returned unless it is asked for. What replicas share they cannot tell: a bias of
+O(1 / samples), and, where phi has kinks, one of O(samples^(-2/5)) in b and d.
 """
 import functools
 import math
@@ -24,12 +25,12 @@ import numpy as np
 
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
-from bioprop.theory.activations import Activation, as_activation
+from bioprop.theory.activations import Activation, Quadrature, as_activation, check_smooth
 from bioprop.theory.march import RULES, March, Program, Setting, march, tangents
 from bioprop.theory.solution import Solution
 from bioprop.typing import Array, Key
 
-_GROWTH = 10.0  # Errors that grow so much no longer follow a loss downwards.
+_MOST = 500_000  # Copies: their directions are counted in 32 bits.
 
 
 def solve_dmft(
@@ -75,6 +76,9 @@ def solve_dmft(
     max_gib: largest memory that may be used, in GiB (2**30 bytes); see `memory`.
     without: response functions that are taken for 0, of 'abcd', to see what they do.
 
+  Functions given as phi or loss are compiled for: pass the same object again, and not a new lambda
+  for every call. Other numbers, targets and inputs of the same size compile nothing.
+
   Returns:
     The solution, on the samples of x and then those of x_test.
 
@@ -83,22 +87,35 @@ def solve_dmft(
     ConvergenceError: if the errors exceed `tolerance`, under `strict`.
   """
   x, targets, masked = _data(x, targets, x_test)
-  rule, rho = ('fa', 1.0) if rule == 'align_prop' else (rule, rho)
-  _check(rule, rho, depth, gamma0, learning_rate, steps, replicas, tolerance, without)
+  rule, rho = checks.rule(rule, rho, RULES)
+  depth, steps = checks.whole('depth', depth, 1), checks.whole('steps', steps, 2)
+  replicas = checks.whole('replicas', replicas, 2)
+  gamma0, learning_rate = (checks.positive('gamma0', gamma0),
+                           checks.positive('learning_rate', learning_rate))
+  tolerance, max_gib = (checks.positive('tolerance', tolerance),
+                        checks.positive('max_gib', max_gib))
+  _check_range(gamma0, x.dtype)
+  _check_options(loss, key, without)
   phi = as_activation(phi)
+  if tangents(rule, depth) and isinstance(phi, Quadrature):
+    check_smooth(phi)  # What it bears in averages is a pole in derivatives.
   size, directions = len(x), steps * len(x) if tangents(rule, depth) else 0
-  samples = max(1000, directions) if samples is None else samples
+  samples = (max(1000, directions) if samples is None else checks.whole('samples', samples, 1))
   if samples < max(directions, size + 1, 2):
     raise TheoryError(
         f'samples={samples} copies are too few for {steps} times of {size} samples: each of the '
         f'{steps * size} entries of a field needs a copy that carries its derivative. Say '
         f'samples={max(directions, size + 1, 2)} or more, or nothing.')
+  if samples > _MOST:
+    raise TheoryError(f'samples={samples} are more than {_MOST}. Take more replicas instead: '
+                      f'samples={_MOST}, replicas={math.ceil(replicas * samples / _MOST)}.')
   gib = memory(steps, size, depth, samples, rule, x.dtype.itemsize) / 2**30
   if gib > max_gib:
     raise TheoryError(
         f'{steps} times of {size} samples with {samples} copies of {depth} layers need {gib:.3g} '
         f'GiB, and max_gib allows {max_gib:g}. Memory grows as the square of times and samples: '
-        f'take fewer of them (steps={steps // 2}, learning_rate={2 * learning_rate:g}), or say '
+        f'take fewer of them (steps={max(2, steps // 2)}, learning_rate={2 * learning_rate:g}), or '
+        f'fewer copies, samples={max(directions, size + 1, 2)}, or say '
         f'max_gib={math.ceil(gib)}.')
   scalar = functools.partial(jnp.asarray, dtype=x.dtype)
   setting = Setting(_root(x), (targets, masked), scalar(gamma0), scalar(learning_rate), scalar(rho))
@@ -111,8 +128,9 @@ def solve_dmft(
     raise ConvergenceError(
         f'the relative standard errors of f and of the eNTK are {error["f"]:.3g} and '
         f'{error["entk"]:.3g}, and tolerance={tolerance:g}: the averages are over {samples} copies '
-        f'in {replicas} replicas, and errors fall as the root of both. Say samples={more}, a '
-        f'larger tolerance, or strict=False, and Solution.converged will be False.')
+        f'in {replicas} replicas, and errors fall as the root of both. Say samples={more}, or '
+        f'replicas={math.ceil(replicas * more / samples)}, a larger tolerance, or strict=False, '
+        f'and Solution.converged will be False.')
   found, entk = mean
   return Solution(
       rule=rule, gamma0=float(gamma0), rho=float(rho), learning_rate=float(learning_rate),
@@ -133,9 +151,11 @@ def memory(steps: int, size: int, depth: int, samples: int, rule: str, itemsize:
     itemsize: bytes of a number: 4 in float32.
   """
   kinds, entries = 1 + len(tangents(rule, depth)), steps * size
-  fields = depth * 3 * kinds * entries * samples + 3 * entries * samples
+  # Of all layers' phi, g and g~ with their tangents, and once more without; the directions.
+  fields = depth * 3 * (kinds + 1.5) * entries * samples + 3 * entries * samples
+  # As they are found; and the replicas' mean, the newest, and how far it is away.
   kernels = (4 * depth + 3 * (depth - 1)) * entries**2
-  return itemsize * (fields + 4 * kernels)
+  return round(itemsize * (fields + 5 * kernels))
 
 
 def _averaged(program: Program, setting: Setting, keys: Key):
@@ -144,8 +164,13 @@ def _averaged(program: Program, setting: Setting, keys: Key):
   mean, squares = None, None
   for number, key in enumerate(keys):
     found = march(program, setting, key)
-    _check_diverged(np.asarray(found.delta), program.rule, setting)
+    checks.growth(program.rule, float(setting.gamma0), float(setting.rate),
+                  np.asarray(found.delta))
     one = jax.tree.map(np.asarray, (found, _entk(found, kx)))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
+      raise TheoryError(f'kernels of {program.rule} leave the range of {kx.dtype}. Say '
+                        f'gamma0={float(setting.gamma0) / 4:g} or '
+                        f'learning_rate={float(setting.rate) / 4:g}.')
     if mean is None:
       mean, squares = one, jax.tree.map(lambda a: 0.0, one)
       continue
@@ -156,7 +181,7 @@ def _averaged(program: Program, setting: Setting, keys: Key):
         functools.partial(_moved, number / (number + 1)), squares,
         jax.tree.map(lambda a: float(np.square(a, dtype=np.float64).sum()), apart))
   relative = lambda s, m: float(
-      math.sqrt(s / (count * (count - 1))) / max(np.linalg.norm(m), np.finfo(m.dtype).tiny))
+      math.sqrt(s / (count * (count - 1))) / max(np.linalg.norm(m.astype(np.float64)), 1e-300))
   (found, entk), (sums, entk_sum) = mean, squares
   return mean, {'f': relative(sums.f, found.f), 'phi': relative(sums.phi, found.phi),
                 'entk': relative(entk_sum, entk)}
@@ -183,46 +208,40 @@ def _root(x: Array) -> Array:
 
 def _data(x, targets, x_test) -> tuple[Array, Array, Array]:
   """All inputs, their targets (0 where there are none), and which are trained on, 1 or 0."""
-  x, targets = checks.inputs(x, 'x'), jnp.asarray(targets)
-  if targets.shape != x.shape[:1]:
-    raise TheoryError(
-        f'targets have the shape {targets.shape}, and x {x.shape}: the mean-field equations are of '
-        f'networks with one output, and need one number for each sample. Give targets of shape '
-        f'{x.shape[:1]}, for instance +1 and -1 for two classes.')
-  tests = checks.inputs(x_test, 'x_test').astype(x.dtype) if x_test is not None else x[:0]
+  x = checks.inputs(x, 'x')
+  targets = checks.targets(targets, len(x)).astype(x.dtype)
+  tests = x[:0] if x_test is None else checks.inputs(x_test, 'x_test').astype(x.dtype)
   if tests.shape[1] != x.shape[1]:
     raise TheoryError(f'x_test has {tests.shape[1]} features, and x {x.shape[1]}: give both the '
                       f'same.')
   more = (0, len(tests))
-  return (jnp.concatenate([x, tests]), jnp.pad(targets.astype(x.dtype), more),
-          jnp.pad(jnp.ones(len(x), x.dtype), more))
+  return tuple(jnp.asarray(one) for one in (
+      np.concatenate([x, tests]), np.pad(targets, more), np.pad(np.ones_like(targets), more)))
 
 
-def _check(rule, rho, depth, gamma0, learning_rate, steps, replicas, tolerance, without):
-  """Refuses what is out of range."""
-  checks.choice('rule', rule, (*RULES, 'align_prop'))
-  checks.correlation(rule, rho)
-  for name, value, least in (('depth', depth, 1), ('steps', steps, 2), ('replicas', replicas, 2)):
-    checks.whole(name, value, least)
-  for name, value in (('gamma0', gamma0), ('learning_rate', learning_rate),
-                      ('tolerance', tolerance)):
-    checks.positive(name, value)
-  if set(without) - set('abcd'):
+def _check_range(gamma0: float, dtype: jnp.dtype):
+  """Refuses a gamma_0 at which differences that it divides are rounded away, or overflow."""
+  least = 1e3 * float(jnp.finfo(dtype).eps)
+  if not least <= gamma0 <= 1e6:
+    raise TheoryError(
+        f'gamma0={gamma0:g} is not between {least:.2g} and 1e6, where {dtype} resolves how '
+        f'features move. Below, networks are lazy: say theory.lazy_kernels(x, depth, phi, rule) '
+        f'and theory.predict_steps(lazy.entk, y, learning_rate, steps).')
+
+
+def _check_options(loss, key, without):
+  """Refuses what are no loss, key or response functions."""
+  scalar = jax.ShapeDtypeStruct((), jnp.float32)
+  try:
+    fits = loss == 'mse' or jax.eval_shape(jax.grad(loss), scalar, scalar).shape == ()
+  except Exception:  # Whatever a function of the user's raises.
+    fits = False
+  if not fits:
+    raise TheoryError(f'loss={loss!r} is neither \'mse\' nor a function of one output [] and one '
+                      f'target [] that can be differentiated. Say for instance '
+                      f'loss=lambda f, y: jnp.abs(f - y)**3.')
+  if key is not None and not isinstance(key, jax.Array):
+    raise TheoryError(f'key={key!r} is no random key. Say key=jax.random.key(0).')
+  if not isinstance(without, str) or set(without) - set('abcd'):
     raise TheoryError(f'without={without!r} names no response functions: they are a, b, c and d. '
                       f'Say for instance without=\'bc\'.')
-
-
-def _check_diverged(delta: np.ndarray, rule: str, setting: Setting):
-  """Raises where errors grow instead of falling."""
-  gamma0, learning_rate = float(setting.gamma0), float(setting.rate)
-  largest = np.abs(delta).max(1)
-  grown = ~(largest <= _GROWTH * largest[0])  # NaN has grown, too.
-  if not grown.any():
-    return
-  at = int(grown.argmax())
-  cure = (f'hebb\'s features grow with the square of the error, and gamma_0 has to be small: say '
-          f'gamma0={gamma0 / 4:g}' if rule == 'hebb' else
-          f'the steps may be too large: say learning_rate={learning_rate / 4:g}')
-  raise TheoryError(f'{rule} diverges at gamma0={gamma0:g} and learning_rate={learning_rate:g}: '
-                    f'after {at} steps the largest error is {largest[at]:.3g}, from '
-                    f'{largest[0]:.3g}. Most likely {cure}.')

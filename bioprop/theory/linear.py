@@ -37,7 +37,6 @@ from bioprop.theory.solution import Solution
 from bioprop.typing import Array
 
 RULES = ('bp', 'fa', 'dfa', 'hebb')
-_GROWTH = 10.0
 
 
 def solve_linear(
@@ -70,24 +69,24 @@ def solve_linear(
     max_gib: largest memory that may be used, in GiB: O(L (T P)^2).
 
   Returns:
-    The solution. Under fa and dfa it has no `g`, which these equations leave out.
+    The solution. It has `g` and all responses under bp alone: the equations of fa and dfa leave out
+    the true signals and their response b, and those of hebb leave out g.
 
   Raises:
     TheoryError: if an argument is out of range, the memory does not suffice, or training diverges.
     ConvergenceError: if bp's iterations do not arrive.
   """
-  x, y = np.asarray(checks.inputs(x, 'x'), np.float64), np.asarray(targets, np.float64)
-  if y.shape != x.shape[:1]:
-    raise TheoryError(f'targets have the shape {y.shape}, and x {x.shape}: give one number for '
-                      f'each sample.')
-  rule, rho = ('fa', 1.0) if rule == 'align_prop' else (rule, rho)
-  checks.choice('rule', rule, (*RULES, 'align_prop'))
-  checks.correlation(rule, rho)
-  checks.whole('depth', depth, 1)
-  checks.whole('steps', steps, 2)
-  checks.positive('gamma0', gamma0)
-  checks.positive('learning_rate', learning_rate)
-  count = 8 * (steps * len(x))**2 * (3 * depth + (8 if rule in ('bp', 'hebb') else 0))
+  x = checks.inputs(x, 'x').astype(np.float64)
+  y = checks.targets(targets, len(x))
+  rule, rho = checks.rule(rule, rho, RULES)
+  depth, steps = checks.whole('depth', depth, 1), checks.whole('steps', steps, 2)
+  iterations = checks.whole('iterations', iterations, 1)
+  gamma0, learning_rate = (checks.positive('gamma0', gamma0),
+                           checks.positive('learning_rate', learning_rate))
+  tolerance, max_gib = (checks.positive('tolerance', tolerance),
+                        checks.positive('max_gib', max_gib))
+  arrays = {'bp': 12 * depth + 20, 'hebb': 6 * depth + 8}.get(rule, 3 * depth)
+  count = 8 * (steps * len(x))**2 * arrays
   if count > max_gib * 2**30:
     raise TheoryError(f'{steps} times of {len(x)} samples in {depth} layers need '
                       f'{count / 2**30:.3g} GiB, and max_gib allows {max_gib:g}. Take fewer steps, '
@@ -98,7 +97,7 @@ def solve_linear(
   elif rule == 'hebb':
     found = _hebb(kx, y, depth, gamma0, scale, steps)
   else:
-    found = _feedback(kx, y, depth, gamma0, learning_rate, steps, rho if rule == 'fa' else 0.0)
+    found = _feedback(rule, kx, y, depth, gamma0, learning_rate, steps, rho)
   f, phi, g, g_pseudo, pseudo, responses, error = found
   equal = lambda kernel: np.einsum('ltmtn->ltmn', kernel)
   below = np.concatenate([np.broadcast_to(kx, (1, steps, *kx.shape)), equal(phi)])
@@ -110,7 +109,7 @@ def solve_linear(
       converged=True)
 
 
-def _feedback(kx, y, depth, gamma0, eta, steps, rho):
+def _feedback(rule, kx, y, depth, gamma0, eta, steps, rho):
   """The explicit equations of feedback alignment."""
   size = len(y)
   a = np.zeros((depth + 2, steps, size))
@@ -125,7 +124,7 @@ def _feedback(kx, y, depth, gamma0, eta, steps, rho):
       later = signals[layer + 1:, t].sum()
       signals[layer, t] = rho * signals[layer + 1, t] + gamma0**2 * later * q[layer]
     delta = y - a[-1, t]
-    _check_growth('fa', gamma0, eta, t, delta, y)
+    checks.growth(rule, gamma0, eta, y - a[-1, :t + 1])
     summed = summed + eta * delta
     q = q + eta * a[:-1, t] @ delta
   phi, total = [], np.broadcast_to(kx[None, :, None], (steps, size, steps, size))
@@ -151,8 +150,7 @@ def _backprop(kx, y, depth, gamma0, scale, steps, tolerance, iterations):
     if horizon == steps:
       f, h, g, a, b = state
       shaped = lambda kernels: kernels.reshape(-1, steps, size, steps, size)
-      for t, one in enumerate(f.reshape(steps, size)):
-        _check_growth('bp', gamma0, scale / gamma0, t, y - one, y)
+      checks.growth('bp', gamma0, scale / gamma0, y - f.reshape(steps, size))
       responses = {'a': shaped(a[1:-1]), 'b': shaped(b[1:-1])} if depth > 1 else {}
       signals = shaped(g[:-1])
       return f.reshape(steps, size), shaped(h[1:]), signals, signals, signals, responses, change
@@ -238,7 +236,7 @@ def _hebb(kx, y, depth, gamma0, scale, steps):
       h[layer, now, until], h[layer, until, now] = rows, rows.T
     f = scale / gamma0 * h[depth, now, past] @ delta[past]
     delta[now] = y - f
-    _check_growth('hebb', gamma0, scale / gamma0, t, delta[now], y)
+    checks.growth('hebb', gamma0, scale / gamma0, delta[until].reshape(-1, size))
   earlier = np.kron(np.tri(steps, k=-1), np.ones((size, size)))
   above, b = np.ones((entries, entries)), np.zeros((depth + 1, entries, entries))
   signals = []
@@ -252,12 +250,3 @@ def _hebb(kx, y, depth, gamma0, scale, steps):
   pseudo = delta[:, None] * h[1:] * delta
   responses = {'b': shaped(b[1:depth])} if depth > 1 else {}
   return f, phi, None, shaped(signals), shaped(pseudo), responses, 0.0
-
-
-def _check_growth(rule, gamma0, eta, t, delta, y):
-  largest, first = np.abs(delta).max(), np.abs(y).max()
-  if not largest <= _GROWTH * first:
-    cure = f'gamma0={gamma0 / 4:g}' if rule == 'hebb' else f'learning_rate={eta / 4:g}'
-    raise TheoryError(f'{rule} diverges at gamma0={gamma0:g} and learning_rate={eta:g}: after {t} '
-                      f'steps the largest error is {largest:.3g}, from {first:.3g}. Say for '
-                      f'instance {cure}.')

@@ -165,7 +165,7 @@ class _March:
     start = [_Layer(empty, empty, empty)] * program.depth
     initial = jnp.zeros((program.steps, self.size), self.dtype)
     (layers, delta, _), (f, rows) = jax.lax.scan(
-        self._step, (start, initial, jnp.zeros(self.size, self.dtype)), jnp.arange(program.steps))
+        self._step, (start, initial, empty[0, :, 0]), jnp.arange(program.steps))
     fields = [_Layer(*(a[:, :, 0] for a in layer)) for layer in layers]
     stack = lambda pick, other: jnp.stack([self._mean(pick(one), other(one)) for one in fields])
     phi, g, pseudo = (lambda one: one.phi), (lambda one: one.g), (lambda one: one.pseudo)
@@ -188,9 +188,10 @@ class _March:
       z = self._down(number, layer, beyond, above, delta, t, rows)
       phi, first, second = ups[number]
       if above is None:
-        f = jnp.mean(z[:, 0] * phi[:, 0], -1) / self.setting.gamma0
-        initial = jnp.where(t == 0, f, initial)
-        f = f - initial
+        product = z[:, 0] * phi[:, 0]
+        initial = jnp.where(t == 0, product, initial)
+        # Copy by copy: a small gamma_0 divides small differences.
+        f = jnp.mean(product - initial, -1) / self.setting.gamma0
         delta = delta.at[t].set(self._errors(f))
       g = self._signal(z, first, second)
       pseudo = self._pseudo(number, g, ups[number], layer, above, delta[t], t, rows)
@@ -277,7 +278,9 @@ class _March:
     """A density of which the mean over copies is that of h at a kink: a kernel estimate."""
     width = jnp.std(distance, -1, keepdims=True) * self.program.samples**-0.2
     width = jnp.maximum(width, jnp.finfo(self.dtype).tiny**0.5)
-    return jnp.exp(-jnp.square(distance / width) / 2) / (width * math.sqrt(2 * math.pi))
+    density = jnp.exp(-jnp.square(distance / width) / 2) / (width * math.sqrt(2 * math.pi))
+    # Of an input of zeros all fields are 0, and stay there: there is no density.
+    return jnp.where(jnp.std(distance, -1, keepdims=True) > 0, density, 0)
 
   def _response(self, letter, source, moved, mask, rows):
     """<d field(t) / d source(s)> [P, T, P] of a field with tangents [P, K, S]; None: no such."""
@@ -314,7 +317,7 @@ class _March:
     y, trained = self.setting.targets
     if self.program.loss == 'mse':
       return trained * (y - f)
-    return -trained * jax.vmap(jax.grad(self.program.loss))(f, y)
+    return jnp.where(trained > 0, -jax.vmap(jax.grad(self.program.loss))(f, y), 0)
 
   def _trained(self, delta, mask):
     return jnp.where(mask[:, None], delta, 0)
@@ -329,8 +332,9 @@ class _March:
     samples, entries = self.program.samples, self.program.steps * self.size
     signs, order = jax.random.split(key)
     column = jax.random.permutation(order, samples)[:entries, None]
-    # Of a cosine transform; whole turns are taken off before there is rounding.
-    angle = (2 * jnp.arange(samples)[None] + 1) * column % (4 * samples)
+    # Of a cosine transform. Whole turns are taken off: of a product in two parts, as 32 bits hold.
+    turn, wave = 4 * samples, 2 * jnp.arange(samples)[None] + 1
+    angle = (wave * (column // 256) % turn * 256 + wave * (column % 256)) % turn
     basis = jnp.cos(angle.astype(self.dtype) * (math.pi / (2 * samples)))
     basis = basis * jnp.where(column == 0, 1.0, math.sqrt(2.0)).astype(self.dtype)
     drawn = jax.random.rademacher(signs, (samples,), self.dtype)

@@ -2,6 +2,8 @@
 import dataclasses
 import os
 import pathlib
+import tempfile
+import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +13,7 @@ from bioprop.errors import TheoryError
 _VERSION = 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
   r"""Outputs and kernels of an infinitely wide network over training.
 
@@ -58,14 +60,22 @@ class Solution:
     return self.learning_rate * np.arange(len(self.f))
 
   def at(self, name: str, step: int) -> np.ndarray:
-    """A kernel of each layer at one time, [L, n, n]: at('g_pseudo', 10), at('phi', -1)."""
+    """A kernel of each layer at one time, [L, n, n]: at('g_pseudo', 10), at('phi', -1).
+
+    Raises:
+      TheoryError: if there is no such kernel.
+    """
+    there = [one for one in ('phi', 'g', 'g_pseudo', 'pseudo') if getattr(self, one) is not None]
+    if name not in there:
+      raise TheoryError(f'this solution has no kernel {name!r} of each layer, but '
+                        f'{", ".join(there)}. Say for instance solution.at({there[0]!r}, -1).')
     return getattr(self, name)[:, step, :, step]
 
   def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
     """Writes a NumPy archive: the attributes by name, 'responses/a', 'error/f' and so on.
 
     Raises:
-      TheoryError: if the file exists, and is not to be overwritten.
+      TheoryError: if the file exists, and is not to be overwritten, or its directory does not.
     """
     path = pathlib.Path(path)
     if path.exists() and not overwrite:
@@ -78,13 +88,18 @@ class Solution:
         flat |= {f'{field.name}/{key}': np.asarray(one) for key, one in value.items()}
       elif value is not None:
         flat[field.name] = np.asarray(value)
-    partial = path.with_name(path.name + '.partial')
-    try:
-      with partial.open('wb') as file:
+    if not path.parent.is_dir():
+      raise TheoryError(f'there is no directory {path.parent} to write {path.name} into: make it '
+                        f'first, pathlib.Path({str(path.parent)!r}).mkdir(parents=True).')
+    # Whole or not at all: what is there stays until the new file is complete.
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+      partial = pathlib.Path(file.name)
+      try:
         np.savez_compressed(file, **flat)
-      partial.replace(path)
-    finally:
-      partial.unlink(missing_ok=True)
+        file.close()
+        partial.replace(path)
+      finally:
+        partial.unlink(missing_ok=True)
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> 'Solution':
@@ -94,12 +109,15 @@ class Solution:
       TheoryError: if there is no such file, or it holds something else.
     """
     try:
-      with np.load(path, allow_pickle=False) as file:
+      with open(path, 'rb') as opened, np.load(opened, allow_pickle=False) as file:
         flat = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, EOFError,
+            zipfile.BadZipFile) as error:
       raise TheoryError(f'{path} cannot be read as a solution ({error}). Give a file that '
                         f'solution.save(path) wrote.') from error
-    if int(flat.pop('version', 0)) != _VERSION:
+    needed = {field.name for field in dataclasses.fields(cls)} - {
+        'g', 'pseudo', 'responses', 'error'}
+    if int(flat.pop('version', 0)) != _VERSION or not needed <= set(flat):
       raise TheoryError(f'{path} holds no solution of version {_VERSION}, but {sorted(flat)}. Give '
                         f'a file that solution.save(path) of this release wrote.')
     values = {}

@@ -22,6 +22,8 @@ from bioprop.errors import TheoryError
 from bioprop.theory import checks
 
 RULES = ('bp', 'fa', 'dfa', 'hebb')
+_CLOSE = 1e-8
+_HALVINGS = 15  # Of the time between two that are asked for, at most.
 
 
 class TwoLayer(NamedTuple):
@@ -38,8 +40,8 @@ class TwoLayer(NamedTuple):
 
 
 def two_layer(rule: str, gamma0: float, y: float | Sequence[float], times: Sequence[float],
-              rho: float = 0.0, substeps: int = 50) -> TwoLayer:
-  """Integrates the equations by the Runge-Kutta method of fourth order.
+              rho: float = 0.0) -> TwoLayer:
+  """Integrates the equations by the Runge-Kutta method of fourth order, to 1e-8.
 
   Args:
     rule: 'bp', 'fa', 'dfa' or 'hebb'.
@@ -47,38 +49,32 @@ def two_layer(rule: str, gamma0: float, y: float | Sequence[float], times: Seque
     y: norm of the targets; of hebb the targets [P].
     times: increasing, from 0 on.
     rho: correlation of fa's feedback with the initial weights.
-    substeps: between two times.
 
   Raises:
-    TheoryError: if an argument is out of range, or the integration does not stay finite.
+    TheoryError: if an argument is out of range, or the solution does not stay finite.
   """
-  checks.choice('rule', rule, RULES)
-  checks.correlation(rule, rho)
-  checks.positive('gamma0', gamma0)
-  checks.whole('substeps', substeps, 1)
+  rule, rho = checks.rule(rule, rho, RULES)
+  gamma0 = checks.positive('gamma0', gamma0)
   times, y = np.asarray(times, np.float64), np.asarray(y, np.float64)
-  if times.ndim != 1 or not times.size or times[0] < 0 or (np.diff(times) <= 0).any():
+  if times.ndim != 1 or not times.size or not (
+      times[0] >= 0 and (np.diff(times) > 0).all() and np.isfinite(times[-1])):
     raise TheoryError('times are to increase from 0 on: say for instance '
                       'times=numpy.linspace(0, 5, 100).')
-  if y.ndim != (rule == 'hebb') or not y.size:
+  if y.ndim != (rule == 'hebb') or not y.size or not np.isfinite(y).all():
     raise TheoryError(
         f'y has the shape {y.shape}. Under hebb samples learn by themselves: give all targets, '
         f'[P]. Under the other rules give their norm, float(numpy.linalg.norm(y)).')
-  start, slope, read = _EQUATIONS[rule](gamma0, y, rho)
-  found, state, now = [], np.asarray(start), 0.0
+  found = None
   with np.errstate(over='ignore', invalid='ignore'):
-    for time in times:
-      step = (time - now) / substeps
-      for _ in range(substeps if step else 0):
-        state = _runge_kutta(slope, state, step)
-      now = time
-      found.append(read(state))
-  result = TwoLayer(*map(np.stack, zip(*found)))
-  if not np.isfinite(result.f).all():
-    raise TheoryError(f'the solution of {rule} at gamma0={gamma0:g} does not stay finite: either '
-                      f'substeps={substeps} are too few for these times, or it diverges. Say '
-                      f'substeps={10 * substeps}, or a smaller gamma0.')
-  return result
+    for halvings in range(4, _HALVINGS):  # Until a finer division changes nothing.
+      before, found = found, _integrated(_EQUATIONS[rule](gamma0, y, rho), times, 2**halvings)
+      if before is not None and all(
+          (np.abs(one - old) <= _CLOSE * (1 + np.abs(one))).all()
+          for one, old in zip(found, before)):
+        return found
+  raise TheoryError(f'the solution of {rule} at gamma0={gamma0:g} cannot be integrated over these '
+                    f'times: it does not stay finite, or changes too fast. Say more and closer '
+                    f'times, or gamma0={gamma0 / 4:g}.')
 
 
 def feedback_limit(gamma0: float, y: float, rho: float = 0.0) -> float:
@@ -125,6 +121,19 @@ def _hebb(gamma0, y, rho):
 
 
 _EQUATIONS = {'bp': _backprop, 'fa': _feedback, 'dfa': _feedback, 'hebb': _hebb}
+
+
+def _integrated(equations, times, substeps) -> TwoLayer:
+  """The solution, with so many steps between two times."""
+  start, slope, read = equations
+  found, state, now = [], np.asarray(start), 0.0
+  for time in times:
+    step = (time - now) / substeps
+    for _ in range(substeps if step else 0):
+      state = _runge_kutta(slope, state, step)
+    now = time
+    found.append(read(state))
+  return TwoLayer(*map(np.stack, zip(*found)))
 
 
 def _runge_kutta(slope, state, step):

@@ -9,6 +9,7 @@ import pytest
 from bioprop import theory
 from bioprop.bench import fixed_point, wide
 from bioprop.errors import ConvergenceError, TheoryError
+from bioprop.theory import march
 
 P, T = 3, 12
 DRAWN = np.random.RandomState(0)
@@ -68,7 +69,7 @@ def test_poor_networks_are_lazy(rule, rho):
     ('hebb', 0.0, 0.4, 'tanh', 0.05), ('gln', 0.0, 1.0, 'relu', 0.05)])
 def test_plugged_networks_of_width_1500(rule, rho, gamma0, phi, close):
   """Trained by the library's own rules; kernels that stayed lazy would be off by a third."""
-  scaled = lambda h: jnp.sqrt(jnp.float32(2)) * jax.nn.relu(h)
+  scaled = lambda h: 2**0.5 * jax.nn.relu(h)
   setting = dict(SETTING, steps=24, gamma0=gamma0, rule=rule, rho=rho)
   found = theory.solve_dmft(X, Y, phi=theory.ReLU(scale=2**0.5) if phi == 'relu' else phi,
                             samples=3000, replicas=4, **setting)
@@ -101,13 +102,54 @@ def test_every_response_is_needed():
 def test_relus_have_their_kinks():
   """The second derivative of a ReLU is a density at 0: without it b, and K, would be others."""
   setting = dict(SETTING, steps=24, learning_rate=0.05, gamma0=2.0, rule='bp')
-  scaled = lambda h: jnp.sqrt(jnp.float32(2)) * jax.nn.relu(h)
+  scaled = lambda h: 2**0.5 * jax.nn.relu(h)
   networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1500, seed=seed, phi=scaled,
                          **setting) for seed in range(4)]
   entk = np.mean([one.entk for one in networks], 0)
   error = [apart(theory.solve_dmft(X, Y, phi=theory.ReLU(scale=2**0.5), samples=4000, replicas=4,
                                    without=without, **setting).entk, entk) for without in ('', 'b')]
   assert error[0] < 0.08 and error[1] > 0.12, error
+
+
+def test_inputs_of_zeros():
+  """Black images stay at 0 in networks without biases, and make no kernel of others infinite."""
+  zero = np.zeros((1, 6), np.float32)
+  for phi in ('tanh', 'relu'):
+    alone = solve(gamma0=1.0, phi=phi, samples=3000)
+    both = theory.solve_dmft(X, Y, x_test=zero, phi=phi, gamma0=1.0, samples=3000, strict=False,
+                             **SETTING)
+    np.testing.assert_array_equal(both.f[:, P], 0)
+    assert np.abs(both.f[:, :P] - alone.f).max() < 0.06
+  inside = theory.solve_dmft(np.concatenate([X, zero]), [*Y, 0.0], phi='relu', gamma0=1.0,
+                             samples=3000, strict=False, **SETTING)
+  np.testing.assert_array_equal(inside.phi[..., P], 0)
+
+
+def test_small_gamma0_is_not_rounded_away():
+  """At the least that is allowed outputs are those of the lazy network."""
+  lazy = theory.lazy_kernels(jnp.asarray(X), 2, 'erf', 'bp').entk
+  steps = theory.predict_steps(lazy, jnp.asarray(Y), 0.15, T - 1).train
+  found = solve(gamma0=2e-4, phi='erf', samples=6000)
+  assert np.abs(found.f - np.asarray(steps)).max() < 0.05
+
+
+def test_directions_are_orthogonal():
+  """Also of so many copies that the angles of the transform leave 32 bits."""
+  program = march.Program('bp', theory.as_activation('tanh'), 2, 3, 40000, 'mse')
+  setting = march.Setting(jnp.eye(2), (jnp.ones(2), jnp.ones(2)), *[jnp.ones(())] * 3)
+  probes = jax.jit(lambda key: march._March(program, setting, key).probes)(jax.random.key(0))
+  flat = np.asarray(probes, np.float64).reshape(6, -1)
+  np.testing.assert_allclose(flat @ flat.T / 40000, np.eye(6), atol=1e-5)
+
+
+def test_memory():
+  """No less than what XLA holds, and not twice of it."""
+  for rule in ('bp', 'fa', 'hebb'):
+    program = march.Program(rule, theory.as_activation('tanh'), 3, 20, 1000, 'mse')
+    setting = march.Setting(jnp.eye(4), (jnp.ones(4), jnp.ones(4)), *[jnp.ones(())] * 3)
+    found = march.march.lower(program, setting, jax.random.key(0)).compile().memory_analysis()
+    held = found.temp_size_in_bytes + found.output_size_in_bytes
+    assert 0.5 < held / theory.memory(20, 4, 3, 1000, rule) <= 1.05, rule
 
 
 def test_samples_for_testing():
@@ -172,6 +214,16 @@ def test_what_is_not_accurate_enough_is_refused_or_flagged():
     (dict(phi='tan'), 'tanh'),
     (dict(x_test=X[:, :4]), 'x_test has 4 features'),
     (dict(without='e'), "without='e'"),
+    (dict(gamma0=1e-7), 'lazy_kernels'),
+    (dict(gamma0=np.ones(2)), 'gamma0='),
+    (dict(rule='align_prop', rho=0.3), 'only fa'),
+    (dict(samples=50.5), 'samples=50.5'),
+    (dict(samples=10**6, max_gib=1e3), 'more replicas'),
+    (dict(max_gib=0), 'max_gib=0'),
+    (dict(loss='cross_entropy'), "loss='cross_entropy'"),
+    (dict(loss=lambda f: f), 'function of one output'),
+    (dict(key=3), 'key=3'),
+    (dict(phi=theory.Quadrature(jax.nn.relu)), 'jumps'),
 ])
 def test_refused(changed, words):
   """Each with the value and what to type."""
@@ -181,7 +233,9 @@ def test_refused(changed, words):
 
 @pytest.mark.parametrize('x, y, words', [
     (X[0], Y, r'\[samples, features\]'), (X, Y[:2], 'targets have the shape'),
-    (X, np.stack([Y, Y], 1), 'one output'), (np.int32(X), Y, 'floating'), (X * np.nan, Y, 'NaN')])
+    (X, np.stack([Y, Y], 1), 'one output'), (np.int32(X), Y, 'floating'), (X * np.nan, Y, 'NaN'),
+    (X, Y * np.nan, 'NaN'), ([[1.0], [1.0, 2.0]], Y, 'cannot be read'),
+    (np.float16(X), Y, '32 or')])
 def test_data_that_are_none(x, y, words):
   """Never a traceback of JAX's."""
   with pytest.raises(TheoryError, match=words):
@@ -204,12 +258,20 @@ def test_a_solution_is_kept_in_a_file(tmp_path):
   exact.save(tmp_path / 'two.npz')
   assert theory.Solution.load(tmp_path / 'two.npz').g is None
   (tmp_path / 'no.npz').write_text('nothing')
-  for wrong in ('no.npz', 'missing.npz'):
+  (tmp_path / 'empty.npz').touch()
+  (tmp_path / 'short.npz').write_bytes(path.read_bytes()[:100])
+  for wrong in ('no.npz', 'missing.npz', 'empty.npz', 'short.npz'):
     with pytest.raises(TheoryError, match='cannot be read'):
       theory.Solution.load(tmp_path / wrong)
-  np.savez(tmp_path / 'other.npz', a=np.zeros(3))
-  with pytest.raises(TheoryError, match='holds no solution'):
-    theory.Solution.load(tmp_path / 'other.npz')
+  for values in (dict(a=np.zeros(3)), dict(version=1, rule='fa')):
+    np.savez(tmp_path / 'other.npz', **values)
+    with pytest.raises(TheoryError, match='holds no solution'):
+      theory.Solution.load(tmp_path / 'other.npz')
+  with pytest.raises(TheoryError, match='no directory'):
+    found.save(tmp_path / 'nowhere' / 'one.npz')
+  for name in ('g', 'f'):
+    with pytest.raises(TheoryError, match='no kernel'):
+      exact.at(name, 0)
 
 
 @pytest.mark.slow

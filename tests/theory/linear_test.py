@@ -107,11 +107,13 @@ def test_two_layer_limits():
   for rho in (0.0, 0.4, 1.0):
     a = theory.feedback_limit(1.5, 2.0, rho)
     assert a**3 / 2 + (1 + rho) * a == pytest.approx(3.0)
-    end = theory.two_layer('fa', 1.5, 2.0, [0.0, 40.0], rho, substeps=4000)
+    end = theory.two_layer('fa', 1.5, 2.0, [0.0, 40.0], rho)
     np.testing.assert_allclose([end.h[-1], end.g_pseudo[-1]], [1 + a**2, rho + a**2 / 2], rtol=1e-6)
     assert theory.feedback_limit(1e-3, 1.0, rho)**2 == pytest.approx(1e-6 / (1 + rho)**2, rel=1e-4)
   assert theory.feedback_limit(1e6, 1.0)**2 == pytest.approx(2e6**(2 / 3), rel=1e-3)
   bp = theory.two_layer('bp', 1e-2, 1.0, [0.0, 20.0])
+  # Fast ones are divided finely: a step of a hundredth would jump to another orbit.
+  np.testing.assert_allclose(theory.two_layer('bp', 44.7, 1.0, [0.0, 2.5, 5.0]).f[1:], 1, atol=1e-6)
   assert bp.h[-1] - 1 == pytest.approx(0.5e-4, rel=1e-3)
   # The factor 2 that the paper lost: at the start learning is that of fa with rho = 1.
   early = [theory.two_layer(rule, 1.0, 1.0, [1e-4], rho).f[-1]
@@ -123,7 +125,10 @@ def test_two_layer_limits():
     (dict(gamma0=0.0), 'gamma0'), (dict(rule='gln'), 'bp, fa, dfa, hebb'),
     (dict(rule='fa', rho=-1.0), 'rho=-1'), (dict(rule='hebb', gamma0=20.0), 'hebb diverges'),
     (dict(rule='fa', learning_rate=9.0), 'fa diverges'), (dict(max_gib=1e-6), 'max_gib allows'),
-    (dict(rule='bp', learning_rate=9.0), 'diverges'), (dict(steps=1), 'steps=1')])
+    (dict(rule='bp', learning_rate=9.0), 'diverges'), (dict(steps=1), 'steps=1'),
+    (dict(rule='dfa', learning_rate=9.0), 'dfa diverges'), (dict(iterations=0), 'iterations=0'),
+    (dict(rule='align_prop', rho=0.3), 'only fa'), (dict(gamma0='2'), "gamma0='2'"),
+    (dict(depth=2.5), 'depth=2.5'), (dict(rho=None), 'rho=None')])
 def test_refused(changed, words):
   """Each with the value and what to type."""
   with pytest.raises(TheoryError, match=words):
@@ -135,6 +140,7 @@ def test_two_layer_refused():
   for arguments, words in [
       (('gln', 1.0, 1.0, [1.0]), 'bp, fa, dfa, hebb'), (('bp', 1.0, 1.0, [1.0, 0.5]), 'increase'),
       (('hebb', 1.0, 1.0, [1.0]), 'all targets'), (('bp', 1.0, [1.0], [1.0]), 'their norm'),
-      (('hebb', 50.0, [3.0, -3.0], [0.0, 10.0]), 'stay finite')]:
+      (('hebb', 50.0, [3.0, -3.0], [0.0, 10.0]), 'finite'),
+      (('bp', 1.0, 1.0, [0.0, np.nan]), 'increase'), (('fa', 1.0, np.inf, [1.0]), 'their norm')]:
     with pytest.raises(TheoryError, match=words):
       theory.two_layer(*arguments)

@@ -22,16 +22,18 @@ _TABLE = 'claims.md'
 
 def main(argv):
   """Runs the experiment."""
-  del argv
+  if argv[1:]:
+    raise app.UsageError(f'there is no use for {argv[1]!r}: everything is a flag.')
   logging.set_verbosity(logging.INFO)
   config = flags.FLAGS.config
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
   with cli.reported():
     config_lib.check(config)
     out = pathlib.Path(flags.FLAGS.out or pathlib.Path('runs') / name)
-    if (out / _TABLE).exists() and not flags.FLAGS.overwrite:
-      raise WorkdirError(f'{out / _TABLE} exists, and its figures with it. Say --overwrite to '
-                         f'replace them, or --out=DIR for another place.')
+    there = [*out.glob(_TABLE), *out.glob(f'{name}_*.png')]
+    if there and not flags.FLAGS.overwrite:
+      raise WorkdirError(f'{there[0]} exists. Say --overwrite to replace what is there, or '
+                         f'--out=DIR for another place.')
     out.mkdir(parents=True, exist_ok=True)
     claims = run(config)
     for claim in claims:

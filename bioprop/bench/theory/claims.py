@@ -201,6 +201,13 @@ def _named(outcomes: Outcomes, values: Sequence[float]) -> str:
   return ', '.join(f'{name.split()[0]} {value:.3f}' for name, value in zip(outcomes, values))
 
 
+# What claims need of a configuration: rules that are to be among its cases, or several cases.
+NEEDS = {
+    'feedback_starts_lowest': ('fa', 'bp'), 'feedback_overtakes': ('fa', 'bp'),
+    'hebb_falls': ('hebb',), 'signals_align': ('fa',), 'richer_is_faster': 2,
+    'richer_is_aligned': 2, 'richer_is_correlated': 2, 'correlated_is_faster': 2,
+    'correlated_signals': 2, 'correlated_is_less_aligned': 2}
+
 CLAIMS = {one.__name__: one for one in (
     outputs_agree, kernels_converge, feedback_starts_lowest, feedback_overtakes, hebb_falls,
     signals_align, richer_is_faster, richer_is_aligned, richer_is_correlated, correlated_is_faster,

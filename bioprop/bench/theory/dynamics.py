@@ -13,7 +13,7 @@ from absl import logging
 
 from bioprop import measure, theory
 from bioprop.bench import wide
-from bioprop.errors import TheoryError
+from bioprop.errors import ConfigError, TheoryError
 
 
 class Course(NamedTuple):
@@ -84,13 +84,16 @@ def data(config) -> tuple[jax.Array, jax.Array]:
 def outcomes(config) -> dict[str, Outcome]:
   """Solves and trains all cases, by their labels."""
   x, y = data(config)
-  return {label(case): _outcome(config, dict(case), x, y) for case in config.cases}
+  names = [label(case) for case in config.cases]
+  if len(set(names)) < len(names):
+    raise ConfigError(f'config.cases has a case twice: {", ".join(names)}. Leave one out.')
+  return {name: _outcome(config, dict(case), x, y) for name, case in zip(names, config.cases)}
 
 
 def label(case: Mapping[str, Any]) -> str:
   """'fa rho=0.5 gamma0=2'."""
-  return ' '.join([case['rule'], *(f'{name}={case[name]:g}' for name in ('rho', 'gamma0')
-                                   if name in case)])
+  options = [name for name in ('rho', 'gamma0', 'learning_rate') if name in case]
+  return ' '.join([case['rule'], *(f'{name}={case[name]:g}' for name in options)])
 
 
 def _outcome(config, case, x, y) -> Outcome:
@@ -128,7 +131,7 @@ def course(solution: theory.Solution) -> Course:
 
 def _scaled_relu(h):
   """sqrt(2) ReLU, which keeps the scale of activities."""
-  return jnp.sqrt(jnp.asarray(2, h.dtype)) * jax.nn.relu(h)
+  return 2**0.5 * jax.nn.relu(h)  # A number, so that hebb reads it as a part of phi.
 
 
 # By name, for theory and for networks.

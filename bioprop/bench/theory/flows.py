@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-import bioprop
 from bioprop import measure, theory
 from bioprop.bench.theory import dynamics
 from bioprop.bench.theory.claim import Claim, Series, listed
 from bioprop.errors import ConfigError
 from bioprop.models import MLP
+from bioprop.plug.aligned import aligned as plug_aligned
+from bioprop.plug.linen import wrap
 from bioprop.rules import make
 
 _TIME = 'time (learning rate x steps)'
@@ -108,7 +109,7 @@ def _data(config) -> tuple[jax.Array, jax.Array]:
 
 def _plugged(config, activation, depth) -> tuple[Any, list[Mapping]]:
   """A network under feedback alignment, and its variables, as they are drawn in float32."""
-  model = bioprop.wrap(MLP(classes=1, hidden=(max(config.widths),) * depth, activation=activation,
+  model = wrap(MLP(classes=1, hidden=(max(config.widths),) * depth, activation=activation,
                            use_bias=False), make('fa', scale=1.0))
   blank = jnp.zeros((1, config.features), jnp.float32)
   return model, [model.init(jax.random.key(seed), blank) for seed in range(config.seeds)]
@@ -155,7 +156,7 @@ def _courses(config, case, aligned=False) -> list[Course]:
   data = _data(config)
   model, starts = _plugged(config, activation, config.depth)
   if aligned:
-    starts = [bioprop.aligned(model, variables, data[0].astype(jnp.float32))
+    starts = [plug_aligned(model, variables, data[0].astype(jnp.float32))
               for variables in starts]
   train = _trainer(model, data, rate, _steps(config, case), _measured)
   return [train(_double(variables)) for variables in starts]

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-import bioprop
 from bioprop import measure, theory
 from bioprop.bench import wide
 from bioprop.bench.theory import dynamics
 from bioprop.bench.theory.claim import Claim, Series, listed
 from bioprop.models import MLP
+from bioprop.plug.jacobian import jacobians as make_jacobians
+from bioprop.plug.linen import wrap
 
 
 class Kernels(NamedTuple):
@@ -87,10 +88,10 @@ def _measured(config, x, rule, depth, width, phi, options) -> np.ndarray:
   """The eNTKs of networks as the library initialises them, [options, seeds, n, n]."""
   plain = MLP(classes=1, hidden=(width,) * depth, activation=phi, parametrization='mup',
               gamma0=config.gamma0, use_bias=False)
-  models = [bioprop.wrap(plain, wide.rule_of(rule, config.gamma0, width, **one))
+  models = [wrap(plain, wide.rule_of(rule, config.gamma0, width, **one))
             for one in options]
   # What rho decides is in the feedback, so that the first model's derivatives are those of all.
-  jacobians = bioprop.jacobians(models[0], x)
+  jacobians = make_jacobians(models[0], x)
   jacobians.true(models[0].init(jax.random.key(0), x))  # Checks them, which needs real numbers.
 
   @jax.jit
