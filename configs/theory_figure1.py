@@ -2,8 +2,7 @@ r"""Figure 1 of Bordelon & Pehlevan 2023 (arXiv 2210.02157): alignment under fou
 
     python -m bioprop.bench.theory --config=configs/theory_figure1.py
 
-One hidden layer of sqrt(2) ReLUs at gamma_0 = 2 on ten random vectors in 50 dimensions. Hebb's
-features move as gamma_0, and it has a smaller one: it diverges at that of the others. Results:
+One hidden layer of sqrt(2) ReLUs at gamma_0 = 2 on ten random vectors in 50 dimensions. Results:
 docs/results/theory.md.
 """
 from bioprop.bench.theory.config import base
@@ -15,7 +14,6 @@ def get_config():
                    'signals_align')
   config.depth, config.activation, config.gamma0 = 1, 'scaled_relu', 2.0
   config.learning_rate, config.steps = 0.05, 100
-  config.cases = ({'rule': 'bp'}, {'rule': 'fa'}, {'rule': 'gln'},
-                  {'rule': 'hebb', 'gamma0': 0.3})
+  config.cases = ({'rule': 'bp'}, {'rule': 'fa'}, {'rule': 'gln'}, {'rule': 'hebb'})
   config.widths, config.copies = (4000,), 8000
   return config
