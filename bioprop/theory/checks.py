@@ -68,7 +68,7 @@ def rule(value: str, rho: float, choices: tuple[str, ...]) -> tuple[str, float]:
 
 def fraction(name: str, value: float) -> float:
   """A number in [0, 1]; raises TheoryError if it is none."""
-  number = _number(value)
+  number = number_of(value)
   if not 0 <= number <= 1:
     raise TheoryError(f'{name}={value!r} is not in [0, 1], and a correlation is. Say for instance '
                       f'{name}=0.5.')
@@ -77,7 +77,7 @@ def fraction(name: str, value: float) -> float:
 
 def positive(name: str, value: float) -> float:
   """A number above 0, and finite; raises TheoryError if it is none."""
-  number = _number(value)
+  number = number_of(value)
   if not 0 < number < math.inf:
     raise TheoryError(f'{name}={value!r} must be positive and finite. Say for instance {name}=1.0.')
   return number
@@ -118,8 +118,8 @@ def _array(value, name: str) -> np.ndarray:
                       f'array.') from error
 
 
-def _number(value) -> float:
-  """NaN if it is no number: no range has that in it."""
+def number_of(value) -> float:
+  """A value as a number; NaN, which no range has in it, if it is none."""
   if np.ndim(value) or isinstance(value, str):
     return math.nan
   try:

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bioprop.errors import TheoryError
+from bioprop.theory import checks
 from bioprop.typing import Array
 
 Biases = Sequence[Array | None] | None
@@ -155,10 +156,14 @@ def minimum_norm(x: Array, y: Array) -> np.ndarray:
   Raises:
     TheoryError: if the shapes do not match.
   """
-  if jnp.ndim(x) != 2 or jnp.ndim(y) not in (1, 2) or len(x) != len(y):
-    raise TheoryError(f'X of shape {jnp.shape(x)} and y of shape {jnp.shape(y)} are no system of '
+  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  if x.ndim != 2 or y.ndim not in (1, 2) or len(x) != len(y):
+    raise TheoryError(f'X of shape {x.shape} and y of shape {y.shape} are no system of '
                       f'equations: give X [n, d] and y [n] or [n, C], one row for each sample.')
-  return np.linalg.lstsq(np.asarray(x, np.float64), np.asarray(y, np.float64), rcond=None)[0]
+  if not np.isfinite(x).all() or not np.isfinite(y).all():
+    raise TheoryError('X or y has entries that are infinite or NaN, and such equations have no '
+                      'solution. Give finite ones, or leave these samples out.')
+  return np.linalg.lstsq(x, y, rcond=None)[0]
 
 
 def rate_bound(x: Array, inner: Array) -> float:
@@ -175,18 +180,19 @@ def rate_bound(x: Array, inner: Array) -> float:
     TheoryError: if the theorem does not hold: rows of X depend on each other, or <B, W_2> is not
       positive at all times.
   """
-  if jnp.ndim(x) != 2 or len(x) > x.shape[1]:
+  x, inner = checks.inputs(x, 'x'), np.asarray(inner)
+  if len(x) > x.shape[1]:
     raise TheoryError(
-        f'X has shape {jnp.shape(x)}, and the theorem is about samples [n, d] whose rows are '
+        f'X has shape {x.shape}, and the theorem is about samples [n, d] whose rows are '
         f'linearly independent, n <= d: with more samples than inputs residuals need not vanish. '
         f'Give fewer samples, X[:X.shape[1]], or more inputs.')
   singular = np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)
-  if not singular[-1] > x.shape[1] * float(jnp.finfo(jnp.asarray(x).dtype).eps) * singular[0]:
+  if not singular[-1] > x.shape[1] * np.finfo(x.dtype).eps * singular[0]:
     raise TheoryError(
         f'the rows of X depend on each other: its singular values go from {singular[0]:.3g} down '
         f'to {singular[-1]:.3g}, so that lambda_min(X X^T) is zero and the theorem gives no rate. '
         f'Leave out samples that are combinations of others: np.linalg.matrix_rank(X) remain.')
-  lowest = float(jnp.min(jnp.asarray(inner)))
+  lowest = float(np.min(inner)) if inner.size else math.nan
   if not lowest > 0:
     raise TheoryError(
         f'<B, W_2> falls to {lowest:.3g}, and the theorem needs it to be positive at all times. '
@@ -223,10 +229,16 @@ def two_layer_linear(x: Array, y: Array, w1: Array, w2: Array, b: Array, learnin
         f'x, y, w1, w2 and b have shapes {", ".join(map(str, shapes))}, and are to be [n, d], '
         f'[n, 1], [d, m], [m, 1] and [m, 1]: one output, weights [in, out]. For vectors y and b '
         f'give y[:, None] and b[:, None].')
-  flow = _two_layer_linear(*map(jnp.asarray, (x, y, w1, w2, b)), learning_rate, steps)
-  if not bool(jnp.isfinite(flow.residual[-1])):
-    raise TheoryError(f'with steps of {learning_rate:g} the residual became infinite or NaN: they '
-                      f'do not follow the flow. Give learning_rate={learning_rate / 10:g}.')
+  learning_rate = checks.positive('learning_rate', learning_rate)
+  steps = checks.whole('steps', steps, 1)
+  x = jnp.asarray(checks.inputs(x, 'x'))
+  others = (jnp.asarray(np.asarray(a), x.dtype) for a in (y, w1, w2, b))
+  flow = _two_layer_linear(x, *others, learning_rate, steps)
+  first, last = float(flow.residual[0]), float(flow.residual[-1])
+  if not last <= checks.GROWTH * first:
+    raise TheoryError(f'with steps of {learning_rate:g} the residual went from {first:.3g} to '
+                      f'{last:.3g}: they do not follow the flow. Give '
+                      f'learning_rate={learning_rate / 10:g}.')
   return flow
 
 

@@ -43,6 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bioprop.errors import TheoryError
+from bioprop.theory import checks
 from bioprop.theory.activations import Activation, Function, as_activation
 from bioprop.typing import Array
 
@@ -192,6 +193,7 @@ def _sent(rule: str, rho: float, scale: float) -> float:
   if rule not in _RULES:
     raise TheoryError(f'rule={rule!r} has no lazy limit here: the rules are {", ".join(_RULES)}. '
                       f'Type rule=\'fa\', or rule=\'bp\' for backprop.')
+  rho, scale = checks.number_of(rho), checks.number_of(scale)
   if not 0 <= rho <= 1 or not 0 <= scale < math.inf:
     raise TheoryError(f'rho={rho} and scale={scale} are to be in [0, 1] and at least 0: they are '
                       f'a correlation and a size. Type rho=0.5, scale=1.0.')
@@ -223,7 +225,7 @@ def _layer_count(depth: int) -> int:
 
 
 def _per_layer(name: str, value: PerLayer, count: int) -> Numbers:
-  values = tuple(map(float, (value,) * count if np.ndim(value) == 0 else value))
+  values = tuple(map(checks.number_of, (value,) * count if np.ndim(value) == 0 else value))
   if len(values) != count or not all(0 <= one < math.inf for one in values):
     raise TheoryError(f'{name}={value} is to be a number of at least 0, or a sequence of {count} '
                       f'such, of {count - 1} hidden layers and the readout, from the first up: it '

@@ -24,6 +24,7 @@ import numpy as np
 from jax.experimental.ode import odeint
 
 from bioprop.errors import TheoryError
+from bioprop.theory import checks
 from bioprop.typing import Array
 
 Loss = Callable[[Array, Array], Array]
@@ -144,10 +145,8 @@ def predict_steps(
       2 Re(lambda) / |lambda|^2 of the kernel's eigenvalues, 2 / lambda_max if it is symmetric.
   """
   model = _prepared(kernel, targets, loss, cross, initial, initial_test)
-  if type(steps) is not int or steps < 1 or not 0 < learning_rate < math.inf:
-    raise TheoryError(f'learning_rate={learning_rate} and steps={steps} are to be a number above 0 '
-                      f'and a whole number of at least 1. Type predict_steps(kernel, targets, '
-                      f'0.01, 1000).')
+  steps = checks.whole('steps', steps, 1)
+  learning_rate = checks.positive('learning_rate', learning_rate)
   if loss == 'mse':
     _check_rate(model.kernel, learning_rate)
   train, test = _steps(model, jnp.asarray(learning_rate, model.kernel.dtype), steps)
@@ -222,6 +221,9 @@ def _prepared(kernel: Array, targets: Array, loss: str | Loss, cross: Array | No
     raise TheoryError(f'cross has the shape {cross.shape}, and is to be [m, {n}]: test samples '
                       f'first, as the errors of the {n} training samples move their outputs. Pass '
                       f'lazy_kernels(x_test, depth, x2=x).entk.')
+  if jnp.issubdtype(targets.dtype, jnp.floating) and not np.all(np.isfinite(targets)):
+    raise TheoryError('targets have entries that are infinite or NaN, and so would all outputs '
+                      'be. Pass finite ones, or leave these samples out.')
   if targets.shape[:1] != (n,):
     raise TheoryError(f'targets have the shape {targets.shape}, and are to be [{n}] or [{n}, C] as '
                       f'the kernel is of {n} samples. Pass the targets of these alone.')

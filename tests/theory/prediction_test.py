@@ -208,8 +208,8 @@ def test_errors_of_flow(options, words):
 
 
 @pytest.mark.parametrize('options', [{'steps': 0}, {'steps': 1.5}, {'learning_rate': 0.0},
-                                     {'learning_rate': math.nan}])
+                                     {'learning_rate': math.nan}, {'learning_rate': 'a'}])
 def test_errors_of_steps(options):
   """Of their number and size."""
-  with pytest.raises(TheoryError, match='whole number of at least 1'):
+  with pytest.raises(TheoryError, match='(steps|learning_rate)=.* must be'):
     predict_steps(**{**GOOD, 'learning_rate': 0.1, 'steps': 3, **options})
