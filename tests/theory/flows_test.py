@@ -223,7 +223,7 @@ X, COLUMN = np.eye(3, 5), np.ones((3, 1))
                                     np.ones((2, 1)), 0.1, 1), r'\[d, m\]'),
     (lambda: flows.two_layer_linear(X, COLUMN, np.ones((5, 2)), np.ones((2, 1)),
                                     np.ones((2, 1)), 1e3, 100), 'learning_rate=100'),
-], ids=range(17))
+], ids=range(19))
 def test_errors(call, match):
   """What the theorems do not hold for."""
   with pytest.raises(TheoryError, match=match):
