@@ -85,17 +85,17 @@ def test_plugged_networks_of_width_1500(rule, rho, gamma0, phi, close):
 
 @pytest.mark.slow
 def test_every_response_is_needed():
-  """Without b, c or d the solution is another than that of networks; fa has no a."""
+  """Without b, c or d, G~ of the first layer is another than that of networks; fa has no a."""
   setting = dict(SETTING, steps=24, gamma0=3.0, rule='fa', rho=1.0)
   networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1000, seed=seed, **setting)
               for seed in range(6)]
-  entk = np.mean([one.entk for one in networks], 0)
-  error = {without: apart(theory.solve_dmft(X, Y, samples=3000, replicas=4, without=without,
-                                            **setting).entk, entk)
+  mean = np.mean([one.g_pseudo[0] for one in networks], 0)
+  first = lambda one: np.stack([one.at('g_pseudo', step)[0] for step in range(24)])
+  error = {without: apart(first(theory.solve_dmft(
+      X, Y, samples=3000, replicas=4, without=without, **setting)), mean)
            for without in ('', 'a', 'b', 'c', 'd')}
-  assert error[''] < 0.015 and error['a'] == error['']
+  assert error[''] < 0.12 and error['a'] == error['']
   assert all(error[letter] > 1.5 * error[''] for letter in 'bcd'), error
-  assert error['c'] > 0.05
 
 
 @pytest.mark.slow
