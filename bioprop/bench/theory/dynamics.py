@@ -71,14 +71,14 @@ class Outcome(NamedTuple):
     return value(self.theory), found.mean(0), spread
 
 
-def data(config) -> tuple[jax.Array, jax.Array]:
+def data(config) -> tuple[np.ndarray, np.ndarray]:
   """Inputs [P, D] of norm sqrt(D) and targets [P], +1 and -1, at random; or whitened ones."""
   drawn = np.random.RandomState(config.data_seed)
   size, features = config.samples, config.features
   x = np.eye(size, features) if config.whitened else drawn.standard_normal((size, features))
   scale = np.sqrt(features) / np.linalg.norm(x, axis=1, keepdims=True)
   y = drawn.permutation(np.arange(size) % 2) * 2.0 - 1
-  return jnp.asarray(x * scale, jnp.float32), jnp.asarray(y, jnp.float32)
+  return np.asarray(x * scale, np.float32), np.asarray(y, np.float32)
 
 
 def outcomes(config) -> dict[str, Outcome]:
