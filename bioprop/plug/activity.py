@@ -129,12 +129,15 @@ class _Frame:
     return [read(atom) for atom in jaxpr.outvars]
 
   def _append(self, node: _Node) -> None:
-    # A broadcast or cast scalar is still a scalar constant to whoever multiplies by it.
-    if node.primitive.name in ('broadcast_in_dim', 'convert_element_type'):
-      value = self._constant(node.ins[0])
-      if value is not None and len(node.outs) == 1:
-        dtype = node.params.get('new_dtype', getattr(value, 'dtype', None))
-        self.constants[node.outs[0]] = np.asarray(value, dtype)
+    # A broadcast scalar, or jnp.sqrt(2.0), is a scalar constant to whoever multiplies by it.
+    values = [self._constant(atom) for atom in node.ins]
+    if all(value is not None for value in values):
+      if node.primitive.name == 'broadcast_in_dim':
+        self.constants[node.outs[0]] = values[0]
+        return
+      if node.primitive.name in _ELEMENTWISE and not marks.is_mark(node.primitive, node.params):
+        with jax.ensure_compile_time_eval():
+          self.constants[node.outs[0]] = np.asarray(node.primitive.bind(*values, **node.params))
         return
     self.nodes.append(node)
 

@@ -42,6 +42,20 @@ def test_it_is_found_through_jit_and_remat(tools):
   assert note(lambda h: (lambda a: a + a[:, ::-1])(jnp.tanh(h)), tools.x) == 'tanh'
 
 
+@pytest.mark.parametrize('scaled', [
+    lambda h: jnp.sqrt(2.0) * nn.relu(h), lambda h: nn.relu(h) * jnp.sqrt(jnp.float32(4) / 2),
+    lambda h: nn.relu(h) / jnp.sqrt(0.5), lambda h: nn.relu(h) * jnp.asarray(2)**0.5])
+def test_constants_that_jax_computes(tools, scaled):
+  """They are factors of the activity as much as numbers of Python are."""
+  def update(after):
+    model = bioprop.wrap(Net(after), 'hebb')
+    return tools.gradient(model, model.init(jax.random.key(0), tools.x), tools.x)
+
+  found, expected = (update(after)['hidden']['kernel'] for after in (
+      scaled, lambda h: 2**0.5 * nn.relu(h)))
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_learned_nonlinearities_take_gradients(tools):
   """A slope that is a parameter is no constant of the function."""
   model = bioprop.wrap(Net(lambda h: nn.PReLU()(h)), 'hebb')
