@@ -13,9 +13,9 @@ from bioprop.theory.activations import (
     Quadrature,
     ReLU,
     Sin,
-    as_activation,
 )
 from bioprop.theory.dmft import memory, solve_dmft
+from bioprop.theory.elementwise import as_activation
 from bioprop.theory.lazy import LazyKernels, lazy_kernels
 from bioprop.theory.linear import solve_linear
 from bioprop.theory.prediction import predict, predict_steps

@@ -1,6 +1,7 @@
 """Refusals that theory's functions share."""
 import math
 import operator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,6 +65,27 @@ def rule(value: str, rho: float, choices: tuple[str, ...]) -> tuple[str, float]:
     raise TheoryError(f'rho={rho:g} was given for {value!r}: only fa has feedback that may be '
                       f'correlated with the weights. Say rule=\'fa\', or leave rho out.')
   return ('fa', 1.0) if value == 'align_prop' else (value, rho)
+
+
+class Training(NamedTuple):
+  """What is solved for, by whatever method; see `training`."""
+  rule: str
+  rho: float
+  depth: int
+  steps: int
+  gamma0: float
+  learning_rate: float
+
+
+def training(rules: tuple[str, ...], value: str, rho: float, depth: int, steps: int, gamma0: float,
+             learning_rate: float) -> Training:
+  """A rule of several and the numbers of a training, of their types.
+
+  Raises:
+    TheoryError: if one is out of its range.
+  """
+  return Training(*rule(value, rho, rules), whole('depth', depth, 1), whole('steps', steps, 2),
+                  positive('gamma0', gamma0), positive('learning_rate', learning_rate))
 
 
 def fraction(name: str, value: float) -> float:

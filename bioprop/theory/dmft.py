@@ -25,7 +25,8 @@ import numpy as np
 
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
-from bioprop.theory.activations import Activation, Quadrature, as_activation, check_smooth
+from bioprop.theory.activations import Activation, Quadrature
+from bioprop.theory.elementwise import as_activation, check_smooth
 from bioprop.theory.march import RULES, March, Program, Setting, march, tangents
 from bioprop.theory.solution import Solution
 from bioprop.typing import Array, Key
@@ -87,11 +88,9 @@ def solve_dmft(
     ConvergenceError: if the errors exceed `tolerance`, under `strict`.
   """
   x, targets, masked = _data(x, targets, x_test)
-  rule, rho = checks.rule(rule, rho, RULES)
-  depth, steps = checks.whole('depth', depth, 1), checks.whole('steps', steps, 2)
+  rule, rho, depth, steps, gamma0, learning_rate = checks.training(
+      RULES, rule, rho, depth, steps, gamma0, learning_rate)
   replicas = checks.whole('replicas', replicas, 2)
-  gamma0, learning_rate = (checks.positive('gamma0', gamma0),
-                           checks.positive('learning_rate', learning_rate))
   tolerance, max_gib = (checks.positive('tolerance', tolerance),
                         checks.positive('max_gib', max_gib))
   _check_range(gamma0, x.dtype)
@@ -99,24 +98,18 @@ def solve_dmft(
   phi = as_activation(phi)
   if tangents(rule, depth) and isinstance(phi, Quadrature):
     check_smooth(phi)  # What it bears in averages is a pole in derivatives.
-  size, directions = len(x), steps * len(x) if tangents(rule, depth) else 0
-  samples = (max(1000, directions) if samples is None else checks.whole('samples', samples, 1))
-  if samples < max(directions, size + 1, 2):
-    raise TheoryError(
-        f'samples={samples} copies are too few for {steps} times of {size} samples: each of the '
-        f'{steps * size} entries of a field needs a copy that carries its derivative. Say '
-        f'samples={max(directions, size + 1, 2)} or more, or nothing.')
-  if samples > _MOST:
-    raise TheoryError(f'samples={samples} are more than {_MOST}. Take more replicas instead: '
-                      f'samples={_MOST}, replicas={math.ceil(replicas * samples / _MOST)}.')
+  size = len(x)
+  # Each entry of a field that is derived in needs a copy that carries its derivative.
+  least = max(steps * size if tangents(rule, depth) else 0, size + 1, 2)
+  samples = max(1000, least) if samples is None else checks.whole('samples', samples, 1)
+  _check_copies(samples, least, replicas, steps, size)
   gib = memory(steps, size, depth, samples, rule, x.dtype.itemsize) / 2**30
   if gib > max_gib:
     raise TheoryError(
         f'{steps} times of {size} samples with {samples} copies of {depth} layers need {gib:.3g} '
         f'GiB, and max_gib allows {max_gib:g}. Memory grows as the square of times and samples: '
         f'take fewer of them (steps={max(2, steps // 2)}, learning_rate={2 * learning_rate:g}), or '
-        f'fewer copies, samples={max(directions, size + 1, 2)}, or say '
-        f'max_gib={math.ceil(gib)}.')
+        f'fewer copies, samples={least}, or say max_gib={math.ceil(gib)}.')
   scalar = functools.partial(jnp.asarray, dtype=x.dtype)
   setting = Setting(_root(x), (targets, masked), scalar(gamma0), scalar(learning_rate), scalar(rho))
   program = Program(rule, phi, depth, steps, samples, loss, ''.join(sorted(without)))
@@ -133,10 +126,9 @@ def solve_dmft(
         f'and Solution.converged will be False.')
   found, entk = mean
   return Solution(
-      rule=rule, gamma0=float(gamma0), rho=float(rho), learning_rate=float(learning_rate),
-      trained=int(masked.sum()), f=found.f, delta=found.delta, entk=entk, phi=found.phi, g=found.g,
-      g_pseudo=found.g_pseudo, pseudo=found.pseudo, responses=found.responses, error=error,
-      converged=converged)
+      rule=rule, gamma0=gamma0, rho=rho, learning_rate=learning_rate, trained=int(masked.sum()),
+      f=found.f, delta=found.delta, entk=entk, phi=found.phi, g=found.g, g_pseudo=found.g_pseudo,
+      pseudo=found.pseudo, responses=found.responses, error=error, converged=converged)
 
 
 def memory(steps: int, size: int, depth: int, samples: int, rule: str, itemsize: int = 4) -> int:
@@ -217,6 +209,18 @@ def _data(x, targets, x_test) -> tuple[Array, Array, Array]:
   more = (0, len(tests))
   return tuple(jnp.asarray(one) for one in (
       np.concatenate([x, tests]), np.pad(targets, more), np.pad(np.ones_like(targets), more)))
+
+
+def _check_copies(samples: int, least: int, replicas: int, steps: int, size: int):
+  """Refuses too few copies, and more than can be counted."""
+  if samples < least:
+    raise TheoryError(
+        f'samples={samples} copies are too few for {steps} times of {size} samples: each of the '
+        f'{steps * size} entries of a field needs a copy that carries its derivative. Say '
+        f'samples={least} or more, or nothing.')
+  if samples > _MOST:
+    raise TheoryError(f'samples={samples} are more than {_MOST}. Take more replicas instead: '
+                      f'samples={_MOST}, replicas={math.ceil(replicas * samples / _MOST)}.')
 
 
 def _check_range(gamma0: float, dtype: jnp.dtype):

@@ -34,7 +34,6 @@ finite width, give what stands here.
 """
 import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,7 +43,8 @@ import numpy as np
 
 from bioprop.errors import TheoryError
 from bioprop.theory import checks
-from bioprop.theory.activations import Activation, Function, as_activation
+from bioprop.theory.activations import Activation, Function
+from bioprop.theory.elementwise import as_activation
 from bioprop.typing import Array
 
 PerLayer = float | Sequence[float]
@@ -119,7 +119,7 @@ def lazy_kernels(
   if other is not None and other.shape[1:] != x.shape[1:]:
     raise TheoryError(f'x2 has {other.shape[1]} features and x has {x.shape[1]}: one network sees '
                       f'both, so that its kernel needs the same. Pass x2 as [n\', {x.shape[1]}].')
-  depth, sent = _layer_count(depth), _sent(rule, rho, scale)
+  depth, sent = checks.whole('depth', depth, 1), _sent(rule, rho, scale)
   bias_rate = bias_variance if bias_rate is None else bias_rate
   weights, biases, rates = (
       _per_layer(name, value, depth + 1) for name, value in (
@@ -205,23 +205,13 @@ def _sent(rule: str, rho: float, scale: float) -> float:
 
 
 def _samples(name: str, x: Array) -> Array:
+  """As `checks.inputs`, of what may be traced: it looks at no value."""
   x = jnp.asarray(x)
   if x.ndim != 2 or not x.size or not jnp.issubdtype(x.dtype, jnp.floating):
     raise TheoryError(f'{name} is {x.dtype} {x.shape}, and is to be floating [n, D], with n and D '
                       f'above 0: samples with their features flattened. Pass '
                       f'jnp.asarray({name}, jnp.float32).reshape(n, -1).')
   return x
-
-
-def _layer_count(depth: int) -> int:
-  try:
-    count = operator.index(depth)
-  except TypeError:
-    count = 0
-  if count < 1:
-    raise TheoryError(f'depth={depth!r} is to be a whole number of hidden layers, at least 1: '
-                      f'without any, the kernel is x @ x.T / D at every width. Type depth=1.')
-  return count
 
 
 def _per_layer(name: str, value: PerLayer, count: int) -> Numbers:

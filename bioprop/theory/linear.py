@@ -78,11 +78,9 @@ def solve_linear(
   """
   x = checks.inputs(x, 'x').astype(np.float64)
   y = checks.targets(targets, len(x))
-  rule, rho = checks.rule(rule, rho, RULES)
-  depth, steps = checks.whole('depth', depth, 1), checks.whole('steps', steps, 2)
+  rule, rho, depth, steps, gamma0, learning_rate = checks.training(
+      RULES, rule, rho, depth, steps, gamma0, learning_rate)
   iterations = checks.whole('iterations', iterations, 1)
-  gamma0, learning_rate = (checks.positive('gamma0', gamma0),
-                           checks.positive('learning_rate', learning_rate))
   tolerance, max_gib = (checks.positive('tolerance', tolerance),
                         checks.positive('max_gib', max_gib))
   arrays = {'bp': 12 * depth + 20, 'hebb': 6 * depth + 8}.get(rule, 3 * depth)
@@ -103,10 +101,9 @@ def solve_linear(
   below = np.concatenate([np.broadcast_to(kx, (1, steps, *kx.shape)), equal(phi)])
   above = np.concatenate([equal(g_pseudo), np.ones((1, steps, *kx.shape))])
   return Solution(
-      rule=rule, gamma0=float(gamma0), rho=float(rho), learning_rate=float(learning_rate),
-      trained=len(y), f=f, delta=y - f, entk=(below * above).sum(0), phi=phi, g=g,
-      g_pseudo=g_pseudo, pseudo=pseudo, responses=responses, error={'f': error, 'entk': error},
-      converged=True)
+      rule=rule, gamma0=gamma0, rho=rho, learning_rate=learning_rate, trained=len(y), f=f,
+      delta=y - f, entk=(below * above).sum(0), phi=phi, g=g, g_pseudo=g_pseudo, pseudo=pseudo,
+      responses=responses, error={'f': error, 'entk': error}, converged=True)
 
 
 def _feedback(rule, kx, y, depth, gamma0, eta, steps, rho):

@@ -49,6 +49,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bioprop.theory import copies
 from bioprop.theory.activations import Activation
 from bioprop.typing import Array, Key
 
@@ -123,9 +124,9 @@ class _Layer(NamedTuple):
 
 class _Frozen(NamedTuple):
   """One layer's random things: rotations of copies, and static fields [P, S] or [1, S]."""
-  u: Callable[[Array], Array]
-  r: Callable[[Array], Array]
-  zeta: Callable[[Array], Array]
+  u: copies.Rotation
+  r: copies.Rotation
+  zeta: copies.Rotation
   gates: Array
   noise: Array
 
@@ -156,7 +157,18 @@ class _March:
     self.layers = [self._frozen(k) for k in keys[3:]]
     self.first = setting.root @ self._normal(keys[0], self.size)
     self.readout = self._normal(keys[1], 1)
-    self.probes = self._probes(keys[2])
+    self.probes = copies.directions(keys[2], (program.steps, self.size), program.samples,
+                                    self.dtype)
+
+  def _frozen(self, key):
+    rotations, gates, noise = jax.random.split(key, 3)
+    u, r, zeta = (copies.rotation(one, self.program.samples, self.dtype)
+                  for one in jax.random.split(rotations, 3))
+    slopes = self.program.phi.derivative(self.setting.root @ self._normal(gates, self.size))
+    return _Frozen(u, r, zeta, slopes, self._normal(noise, 1))
+
+  def _normal(self, key, rows):
+    return copies.normal(key, rows, self.program.samples, self.dtype)
 
   def run(self) -> March:
     """Marches, and gathers what was found."""
@@ -321,36 +333,3 @@ class _March:
 
   def _trained(self, delta, mask):
     return jnp.where(mask[:, None], delta, 0)
-
-  def _normal(self, key, rows):
-    """[rows, S] of normal numbers whose second moments are exactly those of their law."""
-    drawn = jax.random.normal(key, (self.program.samples, rows), self.dtype)
-    return jnp.linalg.qr(drawn)[0].T * math.sqrt(self.program.samples)
-
-  def _probes(self, key):
-    """Directions [T, P, S]: over the copies, sum_i p_i p_i^T = S."""
-    samples, entries = self.program.samples, self.program.steps * self.size
-    signs, order = jax.random.split(key)
-    column = jax.random.permutation(order, samples)[:entries, None]
-    # Of a cosine transform. Whole turns are taken off: of a product in two parts, as 32 bits hold.
-    turn, wave = 4 * samples, 2 * jnp.arange(samples)[None] + 1
-    angle = (wave * (column // 256) % turn * 256 + wave * (column % 256)) % turn
-    basis = jnp.cos(angle.astype(self.dtype) * (math.pi / (2 * samples)))
-    basis = basis * jnp.where(column == 0, 1.0, math.sqrt(2.0)).astype(self.dtype)
-    drawn = jax.random.rademacher(signs, (samples,), self.dtype)
-    return (basis * drawn[None]).reshape(self.program.steps, self.size, samples)
-
-  def _frozen(self, key):
-    rotations, gates, noise = jax.random.split(key, 3)
-    return _Frozen(*map(self._rotation, jax.random.split(rotations, 3)),
-                   self._gates(gates), self._normal(noise, 1))
-
-  def _gates(self, key):
-    """phi'(m) [P, S]."""
-    return self.program.phi.derivative(self.setting.root @ self._normal(key, self.size))
-
-  def _rotation(self, key):
-    """A random rotation of copies: it maps [P, S] to [P, S], independent of what it is given."""
-    keys = jax.random.split(key)
-    before, after = (jax.random.rademacher(k, (self.program.samples,), self.dtype) for k in keys)
-    return lambda a: after[None] * jax.scipy.fft.dct(before[None] * a, norm='ortho')

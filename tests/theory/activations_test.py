@@ -9,7 +9,8 @@ import scipy.integrate
 import scipy.special
 
 from bioprop.errors import TheoryError
-from bioprop.theory.activations import Cos, Erf, Linear, Quadrature, ReLU, Sin, as_activation
+from bioprop.theory.activations import Cos, Erf, Linear, Quadrature, ReLU, Sin
+from bioprop.theory.elementwise import as_activation
 
 # Each with phi and phi' written out.
 STEP = lambda h: np.where(h > 0, 1.0, 0.0)
