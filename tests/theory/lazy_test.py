@@ -147,16 +147,18 @@ def test_two_sets_of_samples(rule, phi):
 
 
 GAMMA0 = 0.7
-# Rule, its options at a width, hidden layers, nonlinearity, biases, and what the theory is told.
-NETWORKS = {
-    'bp-biases': ('bp', {}, 2, 'tanh', True, {}),
-    'fa-1': ('fa', {'rho': 0.5, 'scale': 1.0}, 1, 'relu', False, {'rho': 0.5}),
-    'fa-2': ('fa', {'rho': 0.8, 'scale': 0.9}, 2, 'tanh', False, {'rho': 0.8, 'scale': 0.9}),
-    'fa-3': ('fa', {'rho': 0.5, 'scale': 1.0}, 3, 'relu', False, {'rho': 0.5}),
-    'dfa-2': ('dfa', {'scale': 1 / GAMMA0}, 2, 'relu', False, {}),
-    'hebb-2': ('hebb', {'scale': 1 / GAMMA0, 'reduction': 'sum'}, 2, 'relu', False, {}),
-    'last_layer-1': ('last_layer', {}, 1, 'relu', False, {}),
-    'gln-3': ('gln', {}, 3, 'relu', False, {}),
+# Of each rule its options, and what the theory is told.
+OPTIONS = {
+    'bp': ({}, {}), 'align_prop': ({}, {}), 'align_ada': ({}, {}), 'align_zero': ({}, {}),
+    'fa': ({'rho': 0.5, 'scale': 1.0}, {'rho': 0.5}), 'dfa': ({'scale': 1 / GAMMA0}, {}),
+    'hebb': ({'scale': 1 / GAMMA0, 'reduction': 'sum'}, {}), 'last_layer': ({}, {}),
+    'gln': ({}, {}),
+}
+# Rule, its options, hidden layers, nonlinearity, biases, and what the theory is told.
+NETWORKS = {f'{rule}-{depth}': (rule, own, depth, 'relu', False, told)
+            for rule, (own, told) in OPTIONS.items() for depth in (1, 2, 3)} | {
+    'bp-tanh-biases': ('bp', {}, 2, 'tanh', True, {}),
+    'fa-tanh': ('fa', {'rho': 0.8, 'scale': 0.9}, 2, 'tanh', False, {'rho': 0.8, 'scale': 0.9}),
     'gln-biases': ('gln', {}, 2, 'relu', True, {}),
 }
 WIDTHS, SEEDS = (96, 768), 48
