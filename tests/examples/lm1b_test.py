@@ -53,7 +53,8 @@ def case(program, tools):
   return tools.Case(
       plain.models.TransformerLM(config_of(plain.models)), (TOKENS,), (3, 6, 17), gradient, plugged,
       readouts=('decoder/logitdense',),
-      phi={f'{block}/MultiHeadDotProductAttention_0/out': lambda h: h / 0.9,  # Dropout divides
+      phi={f'{block}/MultiHeadDotProductAttention_0/query': lambda h: h / 2,  # Heads of four.
+           f'{block}/MultiHeadDotProductAttention_0/out': lambda h: h / 0.9,  # Dropout divides
            f'{block}/MlpBlock_0/Dense_0': lambda h: jax.nn.relu(h) / 0.9,     # before it masks.
            f'{block}/MlpBlock_0/Dense_1': lambda h: h / 0.9})
 

@@ -88,9 +88,10 @@ def kernels_converge(outcomes: Outcomes, y, config) -> Claim:
   for name, one in outcomes.items():
     widths = np.asarray(sorted(one.networks), float)
     scale = np.linalg.norm(one.theory.entk)
-    error = np.asarray([
-        np.sqrt(np.mean([np.square(course.entk - one.theory.entk).sum() for course in found]))
-        / scale for _, found in sorted(one.networks.items())])
+    apart = lambda course, one=one: np.linalg.norm(course.entk - one.theory.entk)
+    # Geometric means: a few networks that are far away would decide others.
+    error = np.asarray([np.exp(np.mean([np.log(apart(course) / scale) for course in found]))
+                        for _, found in sorted(one.networks.items())])
     slopes.append(np.polyfit(np.log(widths), np.log(error), 1)[0])
     reference = error[0] * (widths / widths[0])**-0.5
     series.append(Series(name, widths, reference, error))
