@@ -111,6 +111,7 @@ def run(folder, source, *argv):
   return done.stdout
 
 
+@pytest.mark.slow
 def test_a_program_that_knows_nothing_of_us(tmp_path):
   """Three added lines: without the flag, the same bits as without them; with it, another rule."""
   bare = ''.join(line for line in SCRIPT.splitlines(True) if not line.endswith('#\n'))

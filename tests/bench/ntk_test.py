@@ -13,6 +13,7 @@ def small(monkeypatch):
   monkeypatch.setattr(ntk, '_HIDDEN', {'mlp': (4, 4, 4)})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('small')
 def test_each_is_timed():
   """The MLP has a floor; ratios are to `ntk`, whose own is 1."""

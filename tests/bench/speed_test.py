@@ -19,6 +19,7 @@ def tiny(monkeypatch):
   monkeypatch.setitem(steps.CASES, 'mlp', steps.Case(MLP(hidden=(8, 8)), (4, 5, 5, 1)))
 
 
+@pytest.mark.slow
 def test_rows_hold_what_the_json_promises(tiny):
   rows = speed.measure('mlp', ['bp', 'kp'], rounds=2, seconds=0.0)
   assert [row['rule'] for row in rows] == ['plain', 'bp', 'kp']

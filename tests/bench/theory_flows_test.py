@@ -46,6 +46,7 @@ def fitted():
   return by_name(run(linear()))
 
 
+@pytest.mark.slow
 def test_conservation(conserved):
   """All claims hold, in their order; half the rate, half the change."""
   assert list(conserved) == ['conserved', 'identity', 'tanh', 'bound', 'cosine']
@@ -120,6 +121,7 @@ def test_alignment_that_is_lost_is_found(conserved):
   assert conserved['bound'].series[-1].predicted[0] >= 0.5 - 1e-6
 
 
+@pytest.mark.slow
 def test_minimum_norm(fitted):
   """Both claims hold, and bounds are <B, W_2> times the smallest eigenvalue."""
   assert list(fitted) == ['distance', 'rate']

@@ -39,6 +39,7 @@ def limit(rho):
   return low
 
 
+@pytest.mark.slow
 def test_courses(cases):
   """Ends are the closed forms; networks follow."""
   claim = two_layer._courses(small(), cases)

@@ -35,6 +35,7 @@ def raw_records(tfds_dir, name, split, keys):
   return [np.asarray(i) for i in images], [LABEL.search(r)[1][0] for r in records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, shape', [('mnist', (28, 28, 1)), ('cifar10', (32, 32, 3))])
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_images_and_labels_are_those_of_the_files(load, tfds_dir, name, shape, split):

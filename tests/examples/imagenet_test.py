@@ -64,18 +64,20 @@ def test_every_parameter_is_covered(make, network):
                       else 'fa') for path, rule in rules.items())
 
 
-@pytest.mark.parametrize('network', ['ResNet18', pytest.param('ResNet50', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('network', ['ResNet18', 'ResNet50'])
 def test_symmetric_feedback_is_backprop(make, network):
   make(network).check_symmetric()
 
 
-@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', *(
-    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf', 'hebb'))])
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'usf', 'frsf', 'hebb'])
 def test_rule_on_one_block(make, rule):
   """Their ResNet for tests, which compiles quickly."""
   make('_ResNet1').check_rule(rule)
 
 
+@pytest.mark.slow
 def test_their_evaluation(make, program):
   """It runs the plugged model, under pmap and with nothing mutable."""
   train = program('imagenet', 'main', patched=True).train

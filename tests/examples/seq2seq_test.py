@@ -40,16 +40,18 @@ def test_every_parameter_is_covered(case):
   assert set(case.describe('fa').values()) == {'fa'}
 
 
+@pytest.mark.slow
 def test_symmetric_feedback_is_backprop(case):
   case.check_symmetric()
 
 
-@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'hebb', *(
-    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf'))])
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'hebb', 'usf', 'frsf'])
 def test_rule(case, rule):
   case.check_rule(rule)
 
 
+@pytest.mark.slow
 def test_their_decoding(program):
   """The plain model decodes with the plugged model's parameters, as `decode` does."""
   train = program('seq2seq', 'train', patched=True)

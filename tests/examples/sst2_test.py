@@ -58,16 +58,18 @@ def test_every_parameter_is_covered(case):
   assert rules.pop('embedder/embedding') == 'BACKPROP' and set(rules.values()) == {'fa'}
 
 
+@pytest.mark.slow
 def test_symmetric_feedback_is_backprop(case):
   case.check_symmetric()
 
 
-@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', *(
-    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf', 'hebb'))])
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'usf', 'frsf', 'hebb'])
 def test_rule(case, rule):
   case.check_rule(rule)
 
 
+@pytest.mark.slow
 def test_their_evaluation(program, case):
   """It runs the plugged model, without a random stream, on batches of another size and length."""
   train = program('sst2', 'main', patched=True).train

@@ -48,12 +48,13 @@ def test_every_parameter_is_covered(case):
   assert set(case.describe('fa').values()) == {'fa'}
 
 
+@pytest.mark.slow
 def test_symmetric_feedback_is_backprop(case):
   case.check_symmetric()
 
 
-@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'hebb', *(
-    pytest.param(rule, marks=pytest.mark.slow) for rule in ('usf', 'frsf'))])
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'hebb', 'usf', 'frsf'])
 def test_rule(case, rule):
   case.check_rule(rule)
 
@@ -73,6 +74,7 @@ def test_the_model_of_each_step_is_one(case, program):
   assert not hasattr(models.model(20), '_plain')
 
 
+@pytest.mark.slow
 def test_their_loop(program):
   """Their init, step and evaluation, which binds the model; under kp, feedback is trained."""
   train = program('vae', 'main', patched=True).train

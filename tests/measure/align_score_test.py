@@ -165,6 +165,7 @@ def trained(width, rule):
   return alignment_scores(bioprop.layers(model, x), change, shadow, key=KEY)
 
 
+@pytest.mark.slow
 def test_wide_networks_align():
   """The paper's claim for backprop; the first layer under align_ada is the shadow's by definition.
 
@@ -179,6 +180,7 @@ def test_wide_networks_align():
   assert ada['Dense_1'].score < 0.99
 
 
+@pytest.mark.slow
 def test_the_benchmark_trains_both(tmp_path):
   """On digits; its shadow is that of align_zero, so that align_zero scores 1."""
   config = base()

@@ -107,6 +107,7 @@ def measured(model, variables, x, error):
   return run(jacobians.gradient(variables), jacobians.update(variables))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('net, rule', [
     ('shared', 'fa'), ('shared', 'align_ada'), ('convolutional', 'dfa'),
     ('convolutional', 'align_ada')])

@@ -116,16 +116,18 @@ def check(name, rule):
 
 
 @pytest.mark.parametrize('rule', LINEAR)
-@pytest.mark.usefixtures('x64')
+@pytest.mark.usefixtures('x64', 'quick')
 def test_every_rule(rule):
   """On a multi-layer perceptron, against naive Jacobians in float64."""
   check('mlp', rule)
 
 
 @pytest.mark.parametrize('name, rule', [
-    *((name, rule) for name in ('shared', 'convolutions') for rule in ('bp', 'dfa', 'align_ada')),
-    ('lenet', 'fa'), ('resnet', 'bp'), ('resnet', 'dfa'), ('rnn', 'dfa'), ('rnn', 'align_zero'),
-    ('transformer', 'fa')])
+    ('convolutions', 'dfa'), ('rnn', 'align_zero'), *(
+        pytest.param(name, rule, marks=pytest.mark.slow) for name, rule in (
+            ('convolutions', 'bp'), ('convolutions', 'align_ada'), ('shared', 'bp'),
+            ('shared', 'dfa'), ('shared', 'align_ada'), ('lenet', 'fa'), ('resnet', 'bp'),
+            ('resnet', 'dfa'), ('rnn', 'dfa'), ('transformer', 'fa')))])
 @pytest.mark.usefixtures('x64', 'quick')
 def test_every_layer(name, rule):
   """Convolutions, norms, embeddings, attention, layers that are called twice, loops."""
@@ -133,7 +135,7 @@ def test_every_layer(name, rule):
 
 
 @pytest.mark.parametrize('rule', bioprop.RULES)
-@pytest.mark.usefixtures('x64')
+@pytest.mark.usefixtures('x64', 'quick')
 def test_networks_move_as_it_says(rule):
   """f(theta - h g) - f(theta) = - h SUM K e, to first order, g the rule's own step; hebb too.
 

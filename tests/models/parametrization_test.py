@@ -46,6 +46,7 @@ def standard(params):
           for name, w in params.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MAKERS)
 @pytest.mark.parametrize('how, gamma', [
     ({'parametrization': 'ntk'}, lambda n: 1.0),
@@ -62,6 +63,7 @@ def test_the_same_function_on_another_scale(name, how, gamma):
   assert model.learning_rate_factor == pytest.approx(g**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MAKERS)
 @pytest.mark.usefixtures('x64')
 def test_the_speed_of_the_output_does_not_depend_on_gamma(name):
@@ -79,6 +81,7 @@ def test_the_speed_of_the_output_does_not_depend_on_gamma(name):
   np.testing.assert_allclose(speeds, speeds[0], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_initial_outputs_at_two_widths():
   """Of order 1 in ntk, 1 / sqrt(N) in mup."""
 

@@ -150,6 +150,7 @@ def drifts(seen, degrees):
   return np.concatenate([np.zeros((1, len(degrees))), np.cumsum(each, 0)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CHAINS)
 @pytest.mark.usefixtures('double', 'quick')
 def test_stays_aligned(name):
@@ -271,6 +272,7 @@ class Tokens(nn.Module):
     return nn.Dense(2, name='readout')(nn.relu(nn.Embed(5, 4, name='embed')(tokens)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('quick')
 def test_layers_of_images_and_of_tokens():
   """LeNet from its readout down; an embedding, to which nothing is sent."""

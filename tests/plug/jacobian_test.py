@@ -72,6 +72,7 @@ class Normed(nn.Module):
     return nn.Dense(2)(nn.tanh(nn.WeightNorm(nn.Dense(5))(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model, shape', [
     (Masked(), (3, 3, 3, 2)), (Tied(), (3, 6)), (Normed(), (3, 6)), (nn.Dense(3), (3, 6))],
                          ids=['mask', 'tied', 'weight norm', 'a layer'])
@@ -104,6 +105,7 @@ class Signed(bioprop.RULES['fa']):
     return credit._replace(params=jax.tree.map(jnp.sign, credit.params))
 
 
+@pytest.mark.slow
 def test_rules_that_are_not_what_they_say():
   """The check finds an update that is no product, and one that is not linear."""
   x = jnp.asarray(RNG.randn(3, 6), jnp.float32)

@@ -104,6 +104,7 @@ class Attention(nn.Module):
     return Dense(5)(h + Dense(8)(nn.gelu(Dense(16)(nn.RMSNorm(param_dtype=F)(h)))))
 
 
+@pytest.mark.slow
 def test_attention(x64, tools):
   """Query, key, value and output projections."""
   with jax.numpy_dtype_promotion('standard'):  # flax's LayerNorm adds a float32 epsilon.

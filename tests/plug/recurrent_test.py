@@ -47,6 +47,7 @@ def draw(*shape):
   return jnp.asarray(np.random.RandomState(0).randn(*shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('cell', CELLS)
 def test_cell(x64, tools, cell):
   """Every gate's kernels have feedback of their own, one for all steps."""
@@ -54,6 +55,7 @@ def test_cell(x64, tools, cell):
     tools.check_exact(Recurrent(CELLS[cell]), draw(2, 5, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['bidirectional', 'reversed', 'time_major', 'unrolled'])
 def test_scan(x64, tools, kind):
   """The ways in which nn.RNN runs."""
@@ -61,6 +63,7 @@ def test_scan(x64, tools, kind):
     tools.check_exact(Recurrent(CELLS['GRUCell'], kind), draw(2, 5, 3))
 
 
+@pytest.mark.slow
 def test_convolutional_cell(x64, tools):
   """Convolutions inside a cell."""
   with jax.numpy_dtype_promotion('standard'):

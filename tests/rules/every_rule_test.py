@@ -111,6 +111,7 @@ def test_order_of_the_batch_does_not_matter(mlp, name):
   close(gradient(model, variables, mlp.x[order]), gradient(model, variables, mlp.x), rtol=1e-10)
 
 
+@pytest.mark.slow
 @every_rule
 @pytest.mark.parametrize('dtype, param_dtype', [
     (jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float32), (jnp.bfloat16, jnp.bfloat16)])

@@ -113,6 +113,7 @@ def test_dense_by_hand(x64):
     g = g @ p[name]['kernel'].T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model, x', [(Mlp(), (5, 4)), (Conv(), (5, 8, 8, 2))])
 def test_linear_in_every_layer(x64, model, x):
   """f(2 Q - P) = 2 f(Q) - f(P), for the kernel and bias of one layer; a ReLU network is not."""

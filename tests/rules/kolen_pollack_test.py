@@ -56,6 +56,7 @@ def pairs(params):
         yield leaves[name.removeprefix('feedback_')], b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('decay', [DECAY, 0.0])
 def test_weights_and_feedback_converge_at_the_decays_rate(x64, case, decay):

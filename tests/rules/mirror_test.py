@@ -45,6 +45,7 @@ def settle(gradient, params, rate=0.05, steps=600):
   return jax.tree.map(lambda w: np.asarray(w[steps // 2:].mean(0)), every(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES)
 def test_it_becomes_the_weight(case):
   """Without any error at the output, the weights stay and the feedback finds them."""

@@ -111,6 +111,7 @@ def test_relus_have_their_kinks():
   assert error[0] < 0.08 and error[1] > 0.12, error
 
 
+@pytest.mark.slow
 def test_inputs_of_zeros():
   """Black images stay at 0 in networks without biases, and make no kernel of others infinite."""
   zero = np.zeros((1, 6), np.float32)
@@ -142,6 +143,7 @@ def test_directions_are_orthogonal():
   np.testing.assert_allclose(flat @ flat.T / 40000, np.eye(6), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory():
   """No less than what XLA holds, and not twice of it."""
   for rule in ('bp', 'fa', 'hebb'):
@@ -152,6 +154,7 @@ def test_memory():
     assert 0.5 < held / theory.memory(20, 4, 3, 1000, rule) <= 1.05, rule
 
 
+@pytest.mark.slow
 def test_samples_for_testing():
   """They move as others, and move nobody: training them away changes nothing."""
   alone = solve(gamma0=1.0, rule='bp', samples=4000)
@@ -164,6 +167,7 @@ def test_samples_for_testing():
   assert np.abs(both.f[:, P] + both.f[:, 0]).max() < 0.03
 
 
+@pytest.mark.slow
 def test_other_losses():
   """A loss of one's own, of which the squares are one."""
   squares = lambda f, y: jnp.square(f - y) / 2
@@ -181,6 +185,7 @@ def test_equal_keys_give_equal_solutions():
   assert 0.2 * one.error['entk'] < apart(one.entk, other.entk) < 5 * one.error['entk']
 
 
+@pytest.mark.slow
 def test_errors_fall_as_the_root_of_samples():
   """The reported error, over sixteen times the copies: a quarter."""
   few, many = (solve(gamma0=1.0, rule='fa', rho=0.5, samples=samples, replicas=8).error

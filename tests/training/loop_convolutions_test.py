@@ -30,6 +30,7 @@ def _input(name):
   return jax.random.normal(jax.random.key(1), shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _LAYERS)
 def test_values_are_those_of_the_function(name):
   function, args = _gradient(_LAYERS[name], _input(name))

@@ -9,11 +9,11 @@ from bioprop.training.trainer import Trainer
 GOOD = {'type': 'entk', 'every': 3, 'batch': 20}
 
 
-def make_config(probes):
+def make_config(probes, **values):
   """Digits, a small MLP, and these probes."""
   config = base()
   config.model_options.hidden = (16,)
-  config.validation = 0
+  config.update(validation=0, **values)
   for name, options in probes.items():
     config.probes[name] = options
   return config
@@ -85,13 +85,12 @@ def test_probes_that_cannot_be_are_named_before_anything_is_written(tmp_path, op
 
 def test_what_else_probes_do_not_go_with():
   """Several processes; a name that is a path; a model that does not fit, as without probes."""
-  config = make_config()
-  config.distributed = 'auto'
+  config = make_config({'own': GOOD}, distributed='auto')
   with pytest.raises(ConfigError, match='config.distributed'):
     probing.check(config)
   with pytest.raises(ConfigError, match='config.probes.a/b has a slash'):
     probing.check(make_config({'a/b': GOOD}))
-  config = make_config(model='lenet')
+  config = make_config({'own': GOOD}, model='lenet')
   config.model_options.hidden = None
   with pytest.raises(ConfigError, match=r'cannot be built on inputs \[8, 8, 1\]'):
     Trainer(config)
