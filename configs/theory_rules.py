@@ -17,7 +17,6 @@ def get_config():
   config.cases = ({'rule': 'bp', 'gamma0': 2.0}, {'rule': 'fa', 'rho': 0.7, 'gamma0': 4.0},
                   {'rule': 'fa', 'rho': 0.0, 'gamma0': 4.0}, {'rule': 'dfa', 'gamma0': 4.0},
                   {'rule': 'hebb', 'gamma0': 0.4})
-  config.widths, config.seeds = (125, 250, 500, 1000), 12
-  config.slope = 0.2  # What so many networks of three samples resolve.
+  config.widths, config.seeds = (125, 250, 500, 1000), 40
   config.copies = 4000
   return config
