@@ -64,6 +64,7 @@ def test_bare_it_trains_and_again_trains_anew_beside_it(tmp_path):
     (['--workdr=x'], ['--workdir', '--data_dir']),
     (['--config=configs/nope.py'], ['configs/nope.py']),
     ([f'--config={ROOT}/LICENSE'], ['LICENSE', 'cannot be loaded']),
+    (['--config=configs/theory_fa.py'], ['python -m bioprop.bench.theory', 'train.py --config=']),
     (['dfa'], ["'dfa'", '--config']),
     (['--config.dataset=digts'], ["'digits'"]),
     (['--config.batch_size=2000'], ['--config.batch_size=64']),

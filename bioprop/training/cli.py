@@ -5,7 +5,8 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import ml_collections
 from absl import app, flags, logging
@@ -18,9 +19,28 @@ from bioprop.training import distributed, workdir
 _RUNS = 'runs'
 
 
+class Program(NamedTuple):
+  """What the mistakes of a command line are told by.
+
+  Attributes:
+    flags: its flags, as text.
+    example: a configuration to type.
+    base: makes a configuration with all keys that there are.
+    check: raises ConfigError for a configuration of something else.
+  """
+  flags: str
+  example: str
+  base: Callable[[], ml_collections.ConfigDict]
+  check: Callable[[ml_collections.ConfigDict], None]
+
+
+TRAIN = Program('--config, --config.<name>, --workdir and --data_dir', 'configs/mnist_lenet.py',
+                config_lib.base, config_lib.check_kind)
+
+
 def define_flags(default_config: str | os.PathLike) -> None:
   """Defines --config, --workdir and --data_dir."""
-  with _told(sys.argv):  # Reads the overrides at once, where no --config comes first.
+  with _told(sys.argv, TRAIN):  # Reads the overrides at once, where no --config comes first.
     config_flags.DEFINE_config_file(
         'config', str(default_config), 'File of the experiment; --config.<name>=<value> overrides.')
   flags.DEFINE_string(
@@ -30,12 +50,17 @@ def define_flags(default_config: str | os.PathLike) -> None:
   flags.DEFINE_string('data_dir', None, 'Folder of prepared datasets (TFDS).')
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str], program: Program = TRAIN) -> list[str]:
   """Parses the command line for `absl.app.run`; a mistake ends the program with status 1."""
   app.define_help_flags()
-  with _told(argv):
+  with _told(argv, program):
     rest = flags.FLAGS(argv)
-    _ = flags.FLAGS.config.rule  # A file that could not be loaded is only reported when it is used.
+    config = flags.FLAGS.config
+    _ = config and config.keys()  # A file that could not be loaded is reported when it is used.
+  if config is None:
+    raise _ending(f'there is no configuration. Type for instance --config={program.example}.')
+  with reported():
+    program.check(config)
   if rest[1:]:
     raise _ending(f'there is no use for {" ".join(rest[1:])!r}: everything is a flag, as in '
                   '--config=...')
@@ -77,30 +102,30 @@ def reported(path: pathlib.Path | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(argv):
+def _told(argv, program):
   """Ends the program with one paragraph on any mistake in the flags or the configuration's file."""
   file = next((arg.split('=', 1)[1] for arg in argv if re.match('--?config=', arg)), '')
   try:
     yield
   except flags.UnrecognizedFlagError as error:
-    raise _ending(f'there is no flag --{error.flagname}. The flags are --config, --config.<name>, '
-                  '--workdir and --data_dir.') from error
+    raise _ending(f'there is no flag --{error.flagname}. The flags are {program.flags}.') from error
   except flags.Error as error:
     raise _ending(str(error)) from error
   except OSError:
     raise _ending(f'there is no configuration {file}. Type for instance '
-                  '--config=configs/mnist_lenet.py.') from None
+                  f'--config={program.example}.') from None
   except Exception as error:  # An unknown key, or whatever a file of the user's raises.
     names = [match[1] for match in (re.match(r'--?(?:no)?config\.([^=]+)', arg) for arg in argv)
              if match]
-    raise _ending(next(filter(None, map(_unknown_key, names)),
+    unknown = (_unknown_key(name, program.base()) for name in names)
+    raise _ending(next(filter(None, unknown),
                        f'the configuration {file} cannot be loaded: {type(error).__name__}: '
                        f'{error}')) from error
 
 
-def _unknown_key(name):
+def _unknown_key(name, node):
   """The error for an override of a key that is not there, None if it is."""
-  node, prefix = config_lib.base(), 'config'
+  prefix = 'config'
   for part in name.split('.'):
     if not isinstance(node, ml_collections.ConfigDict):
       return f'there is no --{prefix}.{part}: {prefix} is one value, set by --{prefix}=...'

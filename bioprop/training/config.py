@@ -81,6 +81,17 @@ def base() -> ml_collections.ConfigDict:
   return config
 
 
+def check_kind(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError for the configuration of something else than training one network."""
+  if 'experiment' in config:
+    raise ConfigError('this configuration is an experiment of theory, and trains many networks. '
+                      'Type python -m bioprop.bench.theory --config=... for it, or '
+                      'python train.py --config=configs/mnist_lenet.py.')
+  if 'rule' not in config:
+    raise ConfigError('this configuration has no rule. Start from bioprop.training.config.base() '
+                      'and override.')
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError where a value is unknown or cannot work, with the valid ones."""
   missing = sorted(set(base()) - set(config))

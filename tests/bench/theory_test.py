@@ -120,6 +120,20 @@ def test_the_command(tmp_path):
   assert other.returncode == 1 and 'trains one network' in other.stderr
 
 
+@pytest.mark.parametrize('flags, words', [
+    ([], '--config=configs/theory_fa.py'),
+    (['--config=configs/nope.py'], 'no configuration configs/nope.py'),
+    (['--config=configs/theory_fa.py', '--config.gama0=2'], 'Did you mean --config.gamma0'),
+    (['--config=configs/digits_mlp.py'], 'python train.py --config='),
+    (['--config=configs/theory_fa.py', '--ouput=x'], '--out and --overwrite')])
+def test_mistakes_are_one_paragraph(flags, words):
+  """And end the command at once."""
+  done = subprocess.run([sys.executable, '-m', 'bioprop.bench.theory', *flags], cwd=ROOT,
+                        capture_output=True, text=True)
+  assert done.returncode == 1 and words in done.stderr, done.stderr
+  assert 'Traceback' not in done.stderr and done.stderr.count('\n') == 1
+
+
 @pytest.mark.slow
 def test_figure_1():
   """The rules' order before and after training (equations.md, A7), at a quarter of the width."""

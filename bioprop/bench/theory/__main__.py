@@ -6,6 +6,7 @@ Solves the theory, trains networks of several widths, and writes one figure for 
 both in it, and claims.md: claim, measured, predicted, agrees. Without --out the directory is
 runs/<name of the configuration>. Results that are there are not overwritten unless it is said.
 """
+import functools
 import pathlib
 
 from absl import app, flags, logging
@@ -18,17 +19,17 @@ from bioprop.errors import WorkdirError
 from bioprop.training import cli
 
 _TABLE = 'claims.md'
+_PROGRAM = cli.Program('--config, --config.<name>, --out and --overwrite', 'configs/theory_fa.py',
+                       functools.partial(config_lib.base, 'dynamics'), config_lib.check)
 
 
 def main(argv):
   """Runs the experiment."""
-  if argv[1:]:
-    raise app.UsageError(f'there is no use for {argv[1]!r}: everything is a flag.')
+  del argv  # Parsed.
   logging.set_verbosity(logging.INFO)
   config = flags.FLAGS.config
   name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
   with cli.reported():
-    config_lib.check(config)
     out = pathlib.Path(flags.FLAGS.out or pathlib.Path('runs') / name)
     there = [*out.glob(_TABLE), *out.glob(f'{name}_*.png')]
     if there and not flags.FLAGS.overwrite:
@@ -47,5 +48,4 @@ if __name__ == '__main__':
   config_flags.DEFINE_config_file('config', None, 'File of the experiment, configs/theory_*.py.')
   flags.DEFINE_string('out', None, 'Directory for figures and table.')
   flags.DEFINE_bool('overwrite', False, 'Replace results that are there.')
-  flags.mark_flag_as_required('config')
-  app.run(main)
+  app.run(main, flags_parser=functools.partial(cli.parse, program=_PROGRAM))
