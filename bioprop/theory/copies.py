@@ -1,4 +1,4 @@
-"""What is random in copies of a neuron, [..., S], drawn so that averages over copies are exact."""
+"""What is random in copies of a neuron, [..., S], drawn so that second moments are exact."""
 import math
 from collections.abc import Callable
 

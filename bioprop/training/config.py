@@ -87,18 +87,16 @@ def check_kind(config: ml_collections.ConfigDict) -> None:
     raise ConfigError('this configuration is an experiment of theory, and trains many networks. '
                       'Type python -m bioprop.bench.theory --config=... for it, or '
                       'python train.py --config=configs/mnist_lenet.py.')
-  if 'rule' not in config:
-    raise ConfigError('this configuration has no rule. Start from bioprop.training.config.base() '
-                      'and override.')
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError where a value is unknown or cannot work, with the valid ones."""
   missing = sorted(set(base()) - set(config))
   if missing:
     raise ConfigError(
         f'the configuration lacks {", ".join(missing)}. Start from bioprop.training.config.base() '
         'and override.')
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError where a value is unknown or cannot work, with the valid ones."""
+  check_kind(config)
   for name, valid in CHOICES.items():
     if config[name] not in valid:
       raise unknown(name, config[name], valid)

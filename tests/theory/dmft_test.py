@@ -83,19 +83,35 @@ def test_plugged_networks_of_width_1500(rule, rho, gamma0, phi, close):
   assert apart(np.broadcast_to(found.entk[0], found.entk.shape), found.entk) > 0.3
 
 
+def _ablated(letters, **setting):
+  """How far K and the first layer's G~ are from networks', by the response that is left out."""
+  setting = dict(SETTING, steps=24, gamma0=3.0, **setting)
+  networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1000, seed=seed, **setting)
+              for seed in range(16)]
+  entk, first = (np.mean(values, 0) for values in zip(
+      *((one.entk, one.g_pseudo[0]) for one in networks)))
+  found = {without: theory.solve_dmft(X, Y, samples=3000, replicas=4, without=without, **setting)
+           for without in ('', *letters)}
+  return ({without: apart(one.entk, entk) for without, one in found.items()},
+          {without: apart(np.stack([one.at('g_pseudo', step)[0] for step in range(24)]), first)
+           for without, one in found.items()})
+
+
 @pytest.mark.slow
 def test_every_response_is_needed():
-  """Without b, c or d, G~ of the first layer is another than that of networks; fa has no a."""
-  setting = dict(SETTING, steps=24, gamma0=3.0, rule='fa', rho=1.0)
-  networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1000, seed=seed, **setting)
-              for seed in range(6)]
-  mean = np.mean([one.g_pseudo[0] for one in networks], 0)
-  first = lambda one: np.stack([one.at('g_pseudo', step)[0] for step in range(24)])
-  error = {without: apart(first(theory.solve_dmft(
-      X, Y, samples=3000, replicas=4, without=without, **setting)), mean)
-           for without in ('', 'a', 'b', 'c', 'd')}
-  assert error[''] < 0.12 and error['a'] == error['']
-  assert all(error[letter] > 1.5 * error[''] for letter in 'bcd'), error
+  """Without b, c or d it is not of networks (as in equations.md, A3); fa has no a."""
+  entk, first = _ablated('abcd', rule='fa', rho=1.0)
+  assert entk[''] < 0.015 and first[''] < 0.12 and entk['a'] == entk['']
+  for error in (entk, first):
+    assert all(error[letter] > 1.5 * error[''] for letter in 'bcd'), error
+  assert entk['c'] > 0.05, entk
+
+
+@pytest.mark.slow
+def test_backprop_needs_a_and_b():
+  """Without either, its eNTK is another than that of networks."""
+  entk, _ = _ablated('ab', rule='bp')
+  assert entk[''] < 0.02 and all(entk[letter] > 2 * entk[''] for letter in 'ab'), entk
 
 
 @pytest.mark.slow
