@@ -1,16 +1,11 @@
 """bioprop: train unmodified Flax models by other learning rules than backprop."""
 from bioprop import flags
 from bioprop.flags import from_flags
-from bioprop.plug.aligned import aligned
-from bioprop.plug.feedback import feedback
-from bioprop.plug.jacobian import jacobians
-from bioprop.plug.layers import layers
+from bioprop.plug.describe import describe
+from bioprop.plug.function import transform
 from bioprop.plug.linen import wrap
-from bioprop.plug.nnx import install, uninstall
-from bioprop.plug.nnx_layer import Feedback
-from bioprop.plug.report import describe
-from bioprop.probes import Probe
+from bioprop.plug.nnx import Feedback, install, uninstall
 from bioprop.rules import RULES, Rule, make
 
-__all__ = ['RULES', 'Feedback', 'Probe', 'Rule', 'aligned', 'describe', 'feedback', 'flags',
-           'from_flags', 'install', 'jacobians', 'layers', 'make', 'uninstall', 'wrap']
+__all__ = ['RULES', 'Feedback', 'Rule', 'describe', 'flags', 'from_flags', 'install', 'make',
+           'transform', 'uninstall', 'wrap']

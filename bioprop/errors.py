@@ -32,8 +32,8 @@ class FeedbackMissingError(BiopropError, ValueError):
   """The feedback weights (or the random stream) that the rule needs were not passed to `apply`."""
 
 
-class LiftedTransformError(BiopropError, ValueError):
-  """An `nn.scan` or `nn.vmap` does not carry the collections that the rule needs."""
+class PluggedError(BiopropError, ValueError):
+  """A model that has a learning rule was given another."""
 
 
 class UnsupportedLayerError(BiopropError, ValueError):

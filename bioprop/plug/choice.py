@@ -42,6 +42,24 @@ class Choice:
     """Whether every layer is left on backprop."""
     return all(rule.exact for _, rule in self.rows)
 
+  @property
+  def learns(self) -> bool:
+    """Whether some layer's feedback is a parameter."""
+    return any(rule.learns for _, rule in self.rows)
+
+  def learns_at(self, path: str) -> bool:
+    """Whether the feedback of the parameter at `path` is a parameter."""
+    return self.rule_for(path).learns
+
+  @property
+  def keeps_frozen(self) -> bool:
+    """Whether every layer keeps feedback that is no parameter."""
+    return all(not rule.exact and not rule.learns and rule.keeps_feedback for _, rule in self.rows)
+
+  def __str__(self) -> str:
+    return ', '.join(repr(rule) if pattern == '*' else f'{pattern!r}: {rule!r}'
+                     for pattern, rule in self.rows)
+
   def check_used(self, paths: list[str]) -> None:
     """Raises PatternError if a pattern decides for none of the model's layers."""
     used = {next(p for p, _ in self.rows if matches(p, path)) for path in paths}

@@ -1,44 +1,37 @@
 """wrap: a Flax linen model whose weights learn by another rule."""
-import contextvars
 import dataclasses
-import functools
-import itertools
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-from flax.core.scope import union_filters
-from jax.extend import core
+import jax.numpy as jnp
+from flax import nnx
+from flax.core.scope import in_filter
 
-from bioprop.errors import FeedbackMissingError, NothingMatchedError
-from bioprop.plug import activity, linen_whole
+from bioprop.errors import FeedbackMissingError, NothingMatchedError, PluggedError, UnboundError
 from bioprop.plug.arguments import split
-from bioprop.plug.choice import Choice, choose
-from bioprop.plug.leaks import refuse_leaks
-from bioprop.plug.marks import wanted
-from bioprop.plug.output import Where, locate, replace
-from bioprop.plug.readouts import readouts
-from bioprop.plug.session import FEEDBACK, PORTS, Session
-from bioprop.plug.unbound import without_gradient
+from bioprop.plug.choice import choose
+from bioprop.plug.function import (
+  FEEDBACK,
+  Call,
+  Keys,
+  Plug,
+  flat,
+  is_traced,
+  nested,
+  own_forward,
+)
+from bioprop.plug.output import Where
 from bioprop.rules import AnyRule
-from bioprop.rules.credit import tap
+from bioprop.typing import Array, Key, PyTree
 
-_running: contextvars.ContextVar[bool] = contextvars.ContextVar('running', default=False)
-_matched: set[tuple[type, 'Plug']] = set()  # Models' classes and plugs that found a layer.
 _UNBOUND = (
     'a gradient was asked of a plugged model that did not run through its own apply: it was bound '
     '(model.bind, nn.apply) or used inside another module, where its rule cannot act. Wrap the '
     'outermost module, and call model.apply(variables, x).')
-_examined: set[tuple[type, 'Plug', str, str]] = set()  # Models of which no weight leaks.
-_traces = itertools.count()  # A number for each init, so that none reuses another's trace.
-
-
-@dataclasses.dataclass(frozen=True)
-class Plug:
-  """What `wrap` was told: which rules, and which of the model's outputs is the network's."""
-  choice: Choice
-  output: Where = None
+_LEARNED = f'{FEEDBACK}_'  # In front of the name of feedback that is a parameter.
 
 
 def wrap(
@@ -53,7 +46,9 @@ def wrap(
   The result is an instance of a subclass of the model's own class: `init`, `apply`, fields,
   `isinstance` and `tabulate` work as before, the forward pass (but under `gln`) and the tree of
   parameters are the same, and gradients are the rule's pseudogradients. Frozen feedback is made by
-  `init` in a collection of its own, 'feedback', to be carried as `batch_stats` is.
+  `init` in a collection of its own, 'feedback', to be carried as `batch_stats` is; it is drawn by
+  the model's own init, with another key. Feedback that learns (`kp`, `mirror`) is in 'params',
+  `feedback_kernel` beside `kernel`.
 
   Args:
     model: an unbound linen module.
@@ -72,83 +67,68 @@ def wrap(
   Raises:
     UnknownRuleError, RuleOptionError, PatternError: if `rule` cannot be read.
     FeedbackMissingError: if `variables` is given but holds no feedback.
+    PluggedError: if the model has another rule already.
     TypeError: if `model` is not a linen module.
   """
+  if isinstance(model, nnx.Module):
+    raise TypeError(
+        f'bioprop.wrap takes a flax.linen module, and {type(model).__name__} is an nnx.Module, '
+        f'which is plugged in place: bioprop.install(model, {rule!r}, nnx.Rngs(0), x).')
   if not isinstance(model, nn.Module):
     raise TypeError(
         f'bioprop.wrap takes an instance of a flax.linen module, and got {model!r}. '
         f'Make one first, as in bioprop.wrap(MyModel(), \'fa\').')
   plug = Plug(choose(rule), output)
-  plain = type(model)._plain if isinstance(model, Plugged) else type(model)
-  bound = None if variables is None else _bound_feedback(variables)
-  cls = _subclass(plain, plug) if bound is None else _new_subclass(plain, plug, bound)
-  return cls(**_fields(model), parent=None)
+  if isinstance(model, Plugged) and model.bioprop_plug != plug:
+    raise PluggedError(
+        f'{type(model).__name__} learns by {model.bioprop_plug.choice} already, and two rules '
+        f'cannot both act on its weights. Wrap the plain model, '
+        f'bioprop.wrap({type(model).__name__}(...), ...), or mix rules in one choice: '
+        f'{{\'Conv_*\': \'fa\', \'*\': \'dfa\'}}.')
+  bound = None if variables is None else Bound(variables)
+  return _plugged(type(plain_model(model)), fields_of(model), plug, bound)
 
 
-def marked_jaxpr(model: nn.Module, sample: tuple[Any, ...],
-                 kwargs: Mapping[str, Any]) -> core.ClosedJaxpr:
-  """A model's jaxpr with its ops marked; nothing is computed.
+class Bound:
+  """Feedback that is bound into a model; compared by identity."""
 
-  Args:
-    model: an unbound linen module, plain or plugged.
-    sample: its inputs, arrays or `jax.ShapeDtypeStruct`s.
-    kwargs: its keyword arguments.
-  """
-  plain = plain_model(model)
-  streams = {name: jax.random.key(0) for name in ('params', 'dropout')}
-  arrays, _, rebuild = split(sample, kwargs)
-
-  def shapes(arrays):
-    args, options = rebuild(arrays)
-    return plain.init(streams, *args, **options)
-
-  def apply(variables, arrays):
-    args, options = rebuild(arrays)
-    return marked_apply(plain, variables, args, streams, options)
-
-  return jax.make_jaxpr(apply)(jax.eval_shape(shapes, arrays), arrays)
-
-
-def marked_apply(model: nn.Module, variables: Mapping[str, Any], args: tuple[Any, ...], rngs: Any,
-                 kwargs: Mapping[str, Any]) -> Any:
-  """The output of a model, plain or plugged, that runs by no rule and marks all its ops."""
-  hidden = _private(True, ('ops', next(_traces)))
-  return _intercepted(_marking(), lambda: plain_model(model).apply(
-      variables, *args, rngs=rngs, mutable=hidden, **kwargs)[0])
+  def __init__(self, variables: Mapping[str, Any]):
+    if FEEDBACK not in variables:
+      raise FeedbackMissingError(
+          f'variables has the collections {sorted(variables)}, and no {FEEDBACK!r} to bind. Give '
+          f'wrap what init of the plugged model returned: variables = wrap(model, rule).init(key, '
+          f'x). A rule without frozen feedback needs no variables at all.')
+    self.feedback = variables[FEEDBACK]
 
 
 def plain_model(model: nn.Module) -> nn.Module:
   """The model without its rule."""
-  return model._plain(**_fields(model), parent=None) if isinstance(model, Plugged) else model
+  if not isinstance(model, Plugged):
+    return model
+  return type(model).bioprop_plain(**fields_of(model), parent=None)
 
 
-def _fields(model: nn.Module) -> dict[str, Any]:
+def fields_of(model: nn.Module) -> dict[str, Any]:
+  """The fields of the user's model."""
   return {f.name: getattr(model, f.name) for f in dataclasses.fields(model)
-          if f.init and f.name != 'parent'}
+          if f.init and f.name not in ('parent', 'bioprop_plug', 'bioprop_bound')}
 
 
 class Plugged:
   """What a plugged model's class adds to the model's own; never instantiated by itself."""
-  _plain: type[nn.Module]
-  _plug: Plug
-  _bound: Mapping[str, Any] | None
 
-  def init_with_output(self, rngs, *args, **kwargs):
+  def init_with_output(self, rngs, *args, method=None, mutable=None, **kwargs):
     """See `flax.linen.Module.init_with_output`; the variables hold the rule's feedback too."""
-    return self.traced_init(rngs, *args, **kwargs)[0]
-
-  def traced_init(self, rngs, *args, method=None, mutable=None, **kwargs):
-    """((output, variables), session): `init_with_output`, and what was matched on the way."""
     mutable = nn.DenyList('intermediates') if mutable is None else mutable
-    run = functools.partial(super().init_with_output, rngs, *args, method=method, **kwargs)
-    hidden = _private(mutable, ('init', self._plug, next(_traces)))
-    if self._plug.choice.network is not None:
-      return self._whole_init(lambda: run(mutable=hidden), rngs, args, method, kwargs)
-    session = _prepare(self._plug, lambda: run(mutable=_private(mutable, 'shape'))[0], ())
-    out, variables = _intercepted(session, lambda: run(mutable=hidden))
-    _require_match(self, session)
-    self._plug.choice.check_used(list(session.records))
-    return (out, {k: v for k, v in variables.items() if k != PORTS}), session
+    plain = plain_model(self)
+    out, variables = plain.init_with_output(
+        rngs, *args, method=method, mutable=mutable, **kwargs)
+    if not jax.tree.leaves(variables.get('params', {})):
+      raise NothingMatchedError(
+          f'{type(self).__name__} has no parameters that a learning rule could apply to.')
+    if self.bioprop_plug.choice.exact:
+      return out, variables
+    return out, self._grown(plain, variables, _streams(rngs), args, kwargs, method)
 
   def init(self, rngs, *args, **kwargs):
     """See `flax.linen.Module.init`; the variables hold the rule's feedback too."""
@@ -159,160 +139,195 @@ class Plugged:
 
     Raises:
       FeedbackMissingError: if the rule has feedback and `variables` does not carry it.
-      LiftedTransformError: if an `nn.scan` or `nn.vmap` drops the collections that the rule needs.
       OutputError: if the rule broadcasts the error and the model's output is not one array.
-      UnsupportedLayerError: if the model uses a weight past its layer.
+      UnsupportedLayerError: if a parameter meets data in a product where no rule can act.
     """
-    if self._bound is not None:
-      variables = {FEEDBACK: self._bound, **variables}
-    if self._plug.choice.network is not None:
-      out, state = linen_whole.run(
-          self, self._plug.choice.network, self._whole(rngs, method, mutable), variables, rngs,
-          args, kwargs, mutable)
-      return out if mutable is False else (out, state)
-    run = functools.partial(super().apply, variables, *args, rngs=rngs, method=method, **kwargs)
+    plug, plain = self.bioprop_plug, plain_model(self)
+    if self.bioprop_bound is not None:
+      variables = {FEEDBACK: self.bioprop_bound.feedback, **variables}
+    streams, grows = _streams(rngs), in_filter(mutable, FEEDBACK)
+    if FEEDBACK not in variables and grows and FEEDBACK in streams:
+      grown = self._grown(plain, {**variables}, streams, args, kwargs, method)
+      variables = {**variables, **{k: v for k, v in grown.items() if k == FEEDBACK}}
+    params, learned = split_learned(variables.get('params', {}), plug)
+    held = {k: v for k, v in variables.items() if k not in ('params', FEEDBACK)}
+    _require(self, variables, learned, params)
+    stored = {**flat(nn.meta.unbox(variables.get(FEEDBACK, {}))), **learned}
+    call = call_of(plain, params, held, args, kwargs, rngs, method, mutable)
+    if not plug.choice.exact:
+      plug.check(call, stored)
+    if plug.choice.exact or not (own_forward(plug.choice) or is_traced((variables, args, kwargs))):
+      result = plain.apply({**held, 'params': params}, *args, rngs=rngs, method=method,
+                           mutable=mutable, **kwargs)
+      out, state = (result, {}) if mutable is False else result
+    else:
+      out, state = plug.run(call, stored, streams.get(FEEDBACK))
+    if mutable is False:
+      return out
+    if grows and FEEDBACK in variables:
+      state = {**state, FEEDBACK: variables[FEEDBACK]}
+    return out, _with_learned(state, learned)
 
-    def output_only():
-      result = run(mutable=_private(mutable, 'shape'))
-      return result[0]
+  def _grown(self, plain, variables, streams, args, kwargs, method) -> dict[str, Any]:
+    """The variables, and feedback made for their parameters."""
+    plug, params = self.bioprop_plug, variables.get('params', {})
+    held = {k: v for k, v in variables.items() if k != 'params'}
+    call = call_of(plain, params, held, args, kwargs, streams, method, nn.DenyList('params'))
 
-    self._refuse_leaks(variables, args, rngs, method, kwargs)
-    session = _prepare(self._plug, output_only, variables)
-    what = ('apply', self._plug, *((next(_traces),) if wanted() else ()))
-    widened = union_filters(_private(mutable, what), PORTS)
-    out, state = _intercepted(session, lambda: run(mutable=widened))
-    _require_match(self, session)
-    state = dict(state)
-    ports = state.pop(PORTS, None)
-    if ports:
-      position, leaf = locate(out, self._plug.output)
-      out = replace(out, position, tap(leaf, ports))
-    return out if mutable is False else (out, state)
+    @jax.jit  # Of the forward pass nothing is kept, so that nothing of it is compiled.
+    def draw(key: Key) -> dict[str, Array]:
+      fresh = plain.init({**streams, 'params': key}, *args, method=method, **kwargs)['params']
+      return _leaves(fresh)[0]
 
-  def _whole(self, rngs, method, mutable) -> linen_whole.Apply:
-    """The plain model's `apply`, for a rule of the whole network."""
-
-    def apply(variables, args, kwargs):
-      run = lambda: super(Plugged, self).apply(
-          variables, *args, rngs=rngs, method=method,
-          mutable=_private(mutable, ('whole', next(_traces))), **kwargs)
-      return _intercepted(_marking(), run) if wanted() else _run(run)
-
-    return apply
-
-  def _whole_init(self, run, rngs, args, method, kwargs):
-    """See `traced_init`; the session only notes the layers' kinds."""
-    session = Session(choose('bp'))
-    out, variables = _intercepted(session, run)
-    streams = rngs if isinstance(rngs, Mapping) else {'params': rngs}
-    made = linen_whole.feedback(
-        self, self._plug.choice.network, self._whole(streams, method, nn.DenyList('params')),
-        variables, rngs, args, kwargs)
-    return (out, {**variables, FEEDBACK: made}), session
-
-  def _refuse_leaks(self, variables, args, rngs, method, kwargs) -> None:
-    """Once for each model and method: no weight may be used past its layer."""
-    at = self._plain, self._plug, repr(self), getattr(method, '__qualname__', str(method))
-    if at in _examined or 'params' not in variables or self._plug.choice.exact:
-      return
-
-    def run(params):
-      return super(Plugged, self).apply(
-          {**variables, 'params': params}, *args, rngs=rngs, method=method,
-          mutable=_private(True, ('leaks', next(_traces))), **kwargs)[0]
-
-    session = Session(self._plug.choice, marking=True)
-    refuse_leaks(jax.make_jaxpr(
-        lambda params: _intercepted(session, lambda: run(params)))(variables['params']))
-    _examined.add(at)
+    store = _boxed(plug.init(call, draw, _key(streams)), params)
+    if plug.choice.learns:
+      learned = {(*keys[:-1], f'{_LEARNED}{keys[-1]}'): leaf for keys, leaf in store.items()
+                 if plug.choice.learns_at('/'.join(keys))}
+      store = {keys: leaf for keys, leaf in store.items()
+               if not plug.choice.learns_at('/'.join(keys))}
+      variables = {**variables, 'params': _merged(params, learned)}
+    frozen = store or plug.choice.keeps_frozen
+    return {**variables, **({FEEDBACK: nested(store)} if frozen else {})}
 
   def _call_wrapped_method(self, fun, args, kwargs):
-    out = super()._call_wrapped_method(fun, args, kwargs)
-    return out if _running.get() else without_gradient(out, _UNBOUND)
+    return without_gradient(super()._call_wrapped_method(fun, args, kwargs), _UNBOUND)
+
+  def __reduce__(self):
+    return _plugged, (type(self).bioprop_plain, fields_of(self), self.bioprop_plug,
+                      self.bioprop_bound)
 
 
-def _prepare(plug: Plug, output_only, variables) -> Session:
-  """A session that knows the output's shape and the activations, where a rule asks for them."""
-  rules = [rule for _, rule in plug.choice.rows]
-  session = Session(plug.choice, frozenset(variables))
-  if any(rule.needs_activation or rule.needs_readout for rule in rules):
-    marking = Session(plug.choice, marking=True)
-    closed, out = jax.make_jaxpr(
-        lambda: _intercepted(marking, output_only), return_shape=True)()
-    wanted = lambda label: plug.choice.rule_for(label.removesuffix('.attend')).needs_activation
-    session.activations = activity.activations(closed, wanted)
-    session.readouts, session.auxiliaries = readouts(closed, locate(out, plug.output)[0])
-  elif any(rule.reads_error for rule in rules):
-    out = jax.eval_shape(lambda: _run(output_only))
-  else:
-    return session
-  leaf = locate(out, plug.output)[1]
-  session.error = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-  return session
+def _plugged(plain: type[nn.Module], fields: Mapping[str, Any], plug: Plug,
+             bound: Bound | None) -> nn.Module:
+  return _subclass(plain)(**fields, parent=None, bioprop_plug=plug, bioprop_bound=bound)
 
 
-def _marking() -> Session:
-  """Runs a model by no rule, and marks all its ops."""
-  return Session(choose('fa'), marking=True)  # Any rule that is not exact marks all weights.
+def _subclass(plain: type[nn.Module]) -> type[nn.Module]:
+  """The plugged class of a model's class: one for each, kept with it."""
+  if '_bioprop_plugged' not in vars(plain):
+    hidden = lambda: dataclasses.field(default=None, repr=False, kw_only=True)
+    body = {'__module__': plain.__module__, '__qualname__': plain.__qualname__,
+            '__doc__': plain.__doc__, 'bioprop_plain': plain,
+            '__annotations__': {'bioprop_plug': Plug | None, 'bioprop_bound': Bound | None},
+            'bioprop_plug': hidden(), 'bioprop_bound': hidden()}
+    plain._bioprop_plugged = type(plain.__name__, (Plugged, plain), body)
+  return vars(plain)['_bioprop_plugged']
 
 
-def _intercepted(session: Session, run):
-  with nn.intercept_methods(session):
-    return _run(run)
+def without_gradient(out: PyTree, message: str) -> PyTree:
+  """`out` unchanged; its gradient raises UnboundError: it would silently be backprop's."""
+
+  @jax.custom_vjp
+  def identity(a):
+    return a
+
+  def refuse(_, g):
+    del g
+    raise UnboundError(message)
+
+  identity.defvjp(lambda a: (a, None), refuse)
+  traced = lambda a: isinstance(a, jax.core.Tracer) and jnp.issubdtype(a.dtype, jnp.inexact)
+  return jax.tree.map(lambda a: identity(a) if traced(a) else a, out)
 
 
-def _run(run):
-  token = _running.set(True)
-  try:
-    return run()
-  finally:
-    _running.reset(token)
+def split_learned(params: Mapping[str, Any], plug: Plug) -> tuple[Any, dict[Keys, Array]]:
+  """The parameters of the plain model, and what learned feedback lies among them, by its weight."""
+  if not plug.choice.learns:
+    return params, {}
+  learned: dict[Keys, Array] = {}
+
+  def plain(tree, above):
+    kept = {}
+    for name, inner in tree.items():
+      own = name.removeprefix(_LEARNED)
+      if isinstance(inner, Mapping):
+        kept[name] = plain(inner, (*above, name))
+      elif name != own and own in tree:
+        learned[*above, own] = nn.meta.unbox(inner)
+      else:
+        kept[name] = inner
+    return kept
+
+  return plain(params, ()), learned
 
 
-def _private(mutable, what: Any):
-  """`mutable` with a name that no collection has.
+def call_of(plain: nn.Module, params, held, args, kwargs, rngs, method, mutable) -> Call:
+  """A call of a plain model as a function of its parameters by path; arguments as of `apply`."""
+  leaves, keys = _leaves(params)
+  arrays, _, rebuild = split(args, kwargs)
+  structure, order = jax.tree.structure(params), list(leaves)
 
-  `nn.jit` reuses a trace when everything that it can see of a module is the same. It does see
-  `mutable`; so this name keeps a plugged model from running the plain model's trace, which would
-  silently be backprop.
-  """
-  if isinstance(mutable, nn.DenyList):
-    return nn.DenyList(union_filters(mutable.deny, f'bioprop {what}'))
-  if mutable is True:
-    return nn.DenyList(f'bioprop {what}')
-  return union_filters(mutable, f'bioprop {what}')
+  def function(leaves, held, arrays):
+    args, kwargs = rebuild(arrays)
+    params = jax.tree.unflatten(structure, [leaves[path] for path in order])
+    result = plain.apply({**held, 'params': params}, *args, rngs=rngs, method=method,
+                         mutable=mutable, **kwargs)
+    return (result, {}) if mutable is False else result
 
-
-def _require_match(model: nn.Module, session: Session) -> None:
-  # Inside a cached nn.jit no layer is seen again; it was when that trace was made.
-  if session.records:
-    _matched.add((model._plain, model._plug))
-  elif (model._plain, model._plug) not in _matched:
-    raise NothingMatchedError(
-        f'{type(model).__name__} calls no layer that a learning rule could apply to, so it would '
-        f'silently learn by backprop. Known layers: nn.Dense, DenseGeneral, Conv, ConvLocal, '
-        f'ConvTranspose, Einsum, Embed, and what is made of them (attention, recurrent cells). '
-        f'Weights made by self.param belong in one of these layers.')
+  return Call(type(plain).__name__, function, leaves, keys, held, arrays)
 
 
-def _bound_feedback(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-  if FEEDBACK not in variables:
+def _leaves(params) -> tuple[dict[str, Any], dict[str, Keys]]:
+  """The parameters by path, and the keys of each; partitioning boxes do not show."""
+  rows = [(tuple(entry.key for entry in at if isinstance(entry, jax.tree_util.DictKey)), leaf)
+          for at, leaf in jax.tree_util.tree_leaves_with_path(params)]
+  return {'/'.join(keys): leaf for keys, leaf in rows}, {'/'.join(keys): keys for keys, _ in rows}
+
+
+def _boxed(store: Mapping[Keys, Any], params) -> dict[Keys, Any]:
+  """Feedback in the box of the parameter that it is beside."""
+
+  def boxed(keys, leaf):
+    node = params
+    for key in keys[1:] if keys[0] == 'initial' and 'initial' not in params else keys:
+      node = node.get(key) if isinstance(node, Mapping) else None
+    return jax.tree.map(lambda _: leaf, node) if isinstance(node, nn.meta.AxisMetadata) else leaf
+
+  return {keys: boxed(keys, leaf) for keys, leaf in store.items()}
+
+
+def _merged(params, learned: Mapping[Keys, Any]):
+  """The tree of parameters with leaves added to it."""
+  tree = {name: _merged(inner, {keys[1:]: leaf for keys, leaf in learned.items()
+                                if keys[0] == name and len(keys) > 1})
+          if isinstance(inner, Mapping) else inner for name, inner in params.items()}
+  return {**tree, **{keys[0]: leaf for keys, leaf in learned.items() if len(keys) == 1}}
+
+
+def _with_learned(state, learned: Mapping[Keys, Any]):
+  if not learned or 'params' not in state:
+    return state
+  beside = {(*keys[:-1], f'{_LEARNED}{keys[-1]}'): leaf for keys, leaf in learned.items()}
+  return {**state, 'params': _merged(state['params'], beside)}
+
+
+def _streams(rngs: Any) -> dict[str, Key]:
+  if rngs is None:
+    return {}
+  return dict(rngs) if isinstance(rngs, Mapping) else {'params': rngs}
+
+
+def _key(streams: Mapping[str, Key]) -> Key:
+  """A key for feedback, never one that the model's own initialisers use."""
+  key = streams.get(FEEDBACK, streams.get('params'))
+  return jax.random.fold_in(jax.random.key(0) if key is None else key,
+                            zlib.crc32(FEEDBACK.encode()))
+
+
+def _require(model: 'Plugged', variables, learned, params) -> None:
+  """Raises FeedbackMissingError if the variables carry none of what the rule keeps."""
+  choice = model.bioprop_plug.choice
+  if choice.keeps_frozen and FEEDBACK not in variables:
     raise FeedbackMissingError(
-        f'variables has the collections {sorted(variables)}, and no {FEEDBACK!r} to bind. Give '
-        f'wrap what init of the plugged model returned: variables = wrap(model, rule).init(key, x).'
-        f' A rule without frozen feedback needs no variables at all.')
-  return variables[FEEDBACK]
-
-
-def _new_subclass(plain: type[nn.Module], plug: Plug, bound: Mapping[str, Any] | None):
-  body = {'__module__': plain.__module__, '__qualname__': plain.__qualname__,
-          '__doc__': plain.__doc__}
-  cls = type(plain.__name__, (Plugged, plain), body)
-  cls._plain, cls._plug, cls._bound = plain, plug, bound
-  return cls
-
-
-@functools.cache
-def _subclass(plain: type[nn.Module], plug: Plug):
-  """One class for equal plugs, so that equal plugged models are equal, and jit caches hit."""
-  return _new_subclass(plain, plug, None)
+        f'{choice} keeps feedback for {type(model).__name__} in the collection {FEEDBACK!r}, and '
+        f'the variables have only {sorted(variables)}. Carry what init returned, as one carries '
+        f'batch_stats: state = {{k: v for k, v in model.init(key, x).items() if k != '
+        f'\'params\'}}, then model.apply({{\'params\': params, **state}}, x); or bind it once, for '
+        f'a loop that carries only params: model = bioprop.wrap(model, rule, '
+        f'variables=variables), or bioprop.from_flags(model, x).')
+  if choice.learns and not learned and params:
+    raise FeedbackMissingError(
+        f'there are no feedback weights in \'params\', where {choice} keeps them so that the '
+        f'optimiser moves them. Parameters of the plain model lack them: take the rest from the '
+        f'plugged model\'s own init, as in variables = model.init(key, x), and copy the loaded '
+        f'weights into it.')

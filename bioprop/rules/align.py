@@ -30,7 +30,6 @@ import jax.numpy as jnp
 
 from bioprop.rules.base import Credit, Rule, check_choice
 from bioprop.rules.network import NetworkRule, relay, stop
-from bioprop.rules.twin import Kind, Value, evaluate, parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +94,7 @@ class AlignAda(_Frozen):
 
   def run(self, network, params, feedback):
     """The network's output; errors go down the initial network; see `NetworkRule.run`."""
-    closed, shapes = jax.make_jaxpr(network.function, return_shape=True)(params, network.inputs)
-    weights = map(parameter, *map(jax.tree.leaves, (params, feedback['initial'])))
-    inputs = (Value.same(Kind.INPUT, a) for a in jax.tree.leaves(network.inputs))
-    values = evaluate(closed.jaxpr, closed.consts, [*weights, *inputs], self.same_time_error)
-    ends = [relay(stop(v.now), v.twin) if v.kind is Kind.DATA else v.now for v in values]
-    return jax.tree.unflatten(jax.tree.structure(shapes), ends)
+    return network.twin(params, feedback['initial'], self.same_time_error)
 
 
 def _copies(tree):

@@ -1,11 +1,13 @@
 """What a learning rule is: read this file and you can write one.
 
-Every layer that a rule touches is an *op*, affine in its input and affine in its parameters:
-y = op(params, x). On the backward pass the op is handed the cotangent g of its output (and, for
-rules that broadcast it, the error e at the network's output), and the rule answers two questions:
-how do my parameters change, and what do I send to whatever produced my input? Everything between
-two ops (nonlinearities, pooling, normalisation, residual additions) is differentiated by JAX as it
-is. So a rule never mentions a layer type, and a layer type never mentions a rule.
+A rule acts where a parameter meets data in a product. Each such place is an *op*, affine in its
+input and affine in its parameters, y = op(params, x): a dense layer, a convolution, a lookup in an
+embedding, or any product that a model writes by itself. On the backward pass the op is handed the
+cotangent g of its output (and, for rules that broadcast it, the error e at the network's output),
+and the rule answers two questions: how do my parameters change, and what do I send to whatever
+produced my input? Everything between two ops (nonlinearities, pooling, normalisation, residual
+additions) is differentiated by JAX as it is. So a rule never mentions a layer type, and a layer
+type never mentions a rule.
 
 To add one: subclass `Rule` as a frozen dataclass in a file of its own, and add a row to `RULES`.
 """
@@ -24,11 +26,12 @@ from bioprop.typing import Array, Key, Params, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Op:
-  """One layer as a pure function.
+  """One product of a parameter with data, as a pure function.
 
   Attributes:
     function: maps (params, x) to y; affine in each of the two.
-    weights: names of the parameters that multiply x; the others (biases) are added.
+    weights: the name of the parameter that multiplies x, as in ('kernel',); the other in `params`,
+      if there is one, is 'bias', which is added.
     activation: the elementwise nonlinearity phi that follows the op, so that the post-synaptic
       activity is phi(y); only for rules with `needs_activation`, None otherwise.
     readout: the op's output reaches the network's output through no other op; only for rules with
@@ -132,6 +135,11 @@ class Rule(abc.ABC):
   linear: ClassVar[bool] = True
   multiplies: ClassVar[bool] = False
   exact: ClassVar[bool] = False
+
+  @property
+  def keeps_feedback(self) -> bool:
+    """Whether `init_feedback` makes anything."""
+    return type(self).init_feedback is not Rule.init_feedback
 
   def init_feedback(self, key: Key, site: Site) -> dict[str, PyTree] | None:
     """Makes the feedback of one site, by name; None (the default) for rules without any."""

@@ -1,8 +1,8 @@
-"""The one `custom_vjp` of the library: a layer's op, its rule, and the port that brings the error.
+"""The one `custom_vjp` of the library: an op, its rule, and the port that brings the error.
 
 An *error port* carries the error to an op with the right types: the op also returns a port, a zero
-array shaped like the network's output. The output tap returns the network's output unchanged, and
-on the way back hands every port the cotangent that arrived there.
+array shaped like the network's output. All ports are added up; the output's tap returns the output
+unchanged, and on the way back hands the sum, and so every port, the cotangent that arrived there.
 """
 import jax
 import jax.numpy as jnp
@@ -13,32 +13,34 @@ from bioprop.typing import Array, Params, PyTree
 
 
 def assign(
-    rule: Rule, op: Op, params: Params, x: Array, feedback: PyTree, port: Array | None
+    rule: Rule, op: Op, params: Params, x: Array, feedback: PyTree,
+    error: jax.ShapeDtypeStruct | None = None
 ) -> tuple[Array, Array | None]:
   """Runs an op forward as it is, and backward by a rule.
 
   Args:
     rule: how credit is assigned.
-    op: the layer.
+    op: the op.
     params: its parameters.
     x: its input.
-    feedback: the rule's feedback for this layer.
-    port: zeros shaped like the network's output, or None if the rule does not read the error.
+    feedback: the rule's feedback for this op.
+    error: shape and dtype of the network's output, None if the rule does not read the error.
 
   Returns:
-    The op's output y, and the port to be handed to `tap`.
+    The op's output y, and the port to be handed to `tap`, zeros shaped like the error; or None.
 
   Raises:
     RuleContractError: on the backward pass, if the rule's answer has a wrong shape or dtype.
   """
 
   @jax.custom_vjp
-  def call(params, x, feedback, port):
+  def call(params, x, feedback):
     del feedback
-    return op(params, x), port
+    y = op(params, x)
+    return y, None if error is None else _zeros(error, y)
 
-  def forward(params, x, feedback, port):
-    return call(params, x, feedback, port), (params, x, feedback)
+  def forward(params, x, feedback):
+    return call(params, x, feedback), (params, x, feedback)
 
   def backward(residuals, cotangents):
     params, x, feedback = residuals
@@ -51,36 +53,37 @@ def assign(
     elif rule.sends and jnp.issubdtype(x.dtype, jnp.inexact):
       # JAX transposes a scan wrongly to which a symbolic zero comes back.
       sent = jnp.zeros_like(x)
-    return credit.params, sent, credit.feedback, None
+    return credit.params, sent, credit.feedback
 
   call.defvjp(forward, backward)
   x = x if rule.sends else jax.lax.stop_gradient(x)
-  return call(params, x, feedback, port)
+  return call(params, x, feedback)
 
 
-def tap(out: Array, ports: PyTree) -> Array:
-  """Returns the network's output `out`; backward, hands its cotangent to every port.
+def tap(out: Array, port: Array) -> Array:
+  """Returns the network's output `out`; backward, hands its cotangent to the port too.
 
   Args:
     out: the network's output, [n, ...].
-    ports: arrays shaped like `out`, or with more axes in front (one per step of an `nn.scan`).
+    port: the sum of the ops' ports, shaped like `out`.
   """
 
   @jax.custom_vjp
-  def identity(out, ports):
-    del ports
+  def identity(out, port):
+    del port
     return out
 
-  shapes = jax.tree.map(jnp.shape, ports)
+  identity.defvjp(lambda out, port: (identity(out, port), None), lambda _, e: (e, e))
+  return identity(out, port)
 
-  def backward(_, e):
-    return e, jax.tree.map(
-        lambda shape: jax.lax.broadcast_in_dim(
-            e, shape, tuple(range(len(shape) - e.ndim, len(shape)))),
-        shapes, is_leaf=lambda node: isinstance(node, tuple))
 
-  identity.defvjp(lambda out, ports: (identity(out, ports), None), backward)
-  return identity(out, ports)
+def _zeros(error: jax.ShapeDtypeStruct, y: Array) -> Array:
+  """Zeros that a vmap batches wherever it batches y: of shared ones it would add up the errors."""
+  zero = jnp.zeros((), error.dtype)
+  if y.size:
+    first = jax.lax.stop_gradient(y).reshape(-1)[0]
+    zero = jax.lax.select(first == first, zero, zero)
+  return jax.lax.broadcast(zero, error.shape)
 
 
 def _check(rule: Rule, what: str, got: PyTree, like: PyTree) -> None:

@@ -12,7 +12,7 @@ forward and backward, and backprop through that network is exact. It is linear i
 weights given x. What a model returns under this rule is the gated network's output, not its own;
 so are the running statistics of its norms.
 
-Which ReLUs are found is told in bioprop/rules/relus.py. Where h is [n, ..., c], the gates see:
+Which ReLUs are found is told in bioprop/network/gates.py. Where h is [n, ..., c], the gates see:
 
   h [n, c]                            all of the sample's x, flattened
   h [n, h', w', c], x [n, H, W, C]    x, resized to h' x w' (linear, antialiased), per location
@@ -40,7 +40,6 @@ from bioprop.errors import (
 from bioprop.rules.base import check_range
 from bioprop.rules.broadcast import at_least_float32
 from bioprop.rules.network import NetworkRule, stop
-from bioprop.rules.relus import evaluate, find
 from bioprop.typing import Array, PyTree
 
 Shape = tuple[int, ...]
@@ -76,8 +75,7 @@ class GatedLinear(NetworkRule):
       UnsupportedLayerError: if there is no input to make gates of, or a ReLU cannot have any.
       FeedbackMemoryError: if an M would take more than `max_gib`.
     """
-    closed = jax.make_jaxpr(network.function)(params, network.inputs)
-    found = find(closed, *map(jax.tree.leaves, (params, network.inputs)))
+    found = network.relus(params)
     if not found:
       raise NothingMatchedError(
           'the model has no ReLU of anything that its inputs reach, and gln replaces ReLUs by '
@@ -103,18 +101,16 @@ class GatedLinear(NetworkRule):
           f'Run init of this plugged model again, or install for an NNX model: '
           f'variables = model.init(key, x).')
     gates, x = feedback['gates'], jnp.asarray(self._gating_input(network.inputs))
-    closed, shapes = jax.make_jaxpr(network.function, return_shape=True)(params, network.inputs)
 
     def gated(number, h):
       if str(number) not in gates:
         raise _other_count(len(gates), f'at least {number + 1}')
       return jax.lax.select(_gate(x, gates[str(number)], number, h.shape), h, jnp.zeros_like(h))
 
-    leaves = map(jax.tree.leaves, (params, network.inputs))
-    outs, count = evaluate(closed, *leaves, gated)
+    outs, count = network.gated(params, gated)
     if count != len(gates):
       raise _other_count(len(gates), str(count))
-    return jax.tree.unflatten(jax.tree.structure(shapes), outs)
+    return outs
 
   def _gating_input(self, inputs: PyTree) -> Array:
     """The input [n, ..., features] that the gates are projections of."""

@@ -7,16 +7,17 @@ function of the same parameters whose gradients, taken by JAX, are the pseudogra
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from bioprop.typing import Key, Params, PyTree
+from bioprop.typing import Array, Key, Params, PyTree
 
 
-class Network(NamedTuple):
-  """A model on one batch.
+@dataclasses.dataclass(frozen=True)
+class Network(abc.ABC):
+  """A model on one batch, and what can be done with it.
 
   Attributes:
     function: maps (params, inputs) to (out, state): what the model returns, and what it carries to
@@ -25,6 +26,43 @@ class Network(NamedTuple):
   """
   function: Callable[[Params, PyTree], tuple[PyTree, PyTree]]
   inputs: PyTree
+
+  @abc.abstractmethod
+  def twin(self, params: Params, initial: Params, same_time: bool) -> tuple[PyTree, PyTree]:
+    """Runs the network beside its twin, which has the initial parameters.
+
+    Args:
+      params: the parameters as they are now.
+      initial: the twin's.
+      same_time: see `AlignAda.same_time_error`.
+
+    Returns:
+      (out, state) of the network, whose errors go down the twin and meet current activities.
+
+    Raises:
+      UnsupportedLayerError: if parameters meet activities where the twin cannot follow.
+    """
+
+  @abc.abstractmethod
+  def relus(self, params: Params) -> list[jax.ShapeDtypeStruct]:
+    """Shapes of the ReLUs' arguments, in the order in which the network runs.
+
+    Raises:
+      UnsupportedLayerError: if a ReLU stands in a loop, in a branch, or in a function with a
+        derivative of its own.
+    """
+
+  @abc.abstractmethod
+  def gated(self, params: Params, replacement: Callable[[int, Array], Array]
+            ) -> tuple[tuple[PyTree, PyTree], int]:
+    """Runs the network with `replacement(number, h)` in place of every ReLU.
+
+    Returns:
+      (out, state), and how many ReLUs there are.
+
+    Raises:
+      UnsupportedLayerError: as `relus`.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +78,7 @@ class NetworkRule(abc.ABC):
     multiplies: the pseudogradient of an op's weights is always its input times the error that
       backprop sends to its output: ('now', 'initial') if the input is that of the network as it is,
       and the error that of the initial network. None: it is not so; measurements are slower.
+    keeps_feedback: as in `Rule`.
   """
   exact: ClassVar[bool] = False
   learns: ClassVar[bool] = False
@@ -48,6 +87,7 @@ class NetworkRule(abc.ABC):
   needs_sample: ClassVar[bool] = False
   keeps_weights: ClassVar[bool] = False
   multiplies: ClassVar[tuple[str, str] | None] = None
+  keeps_feedback: ClassVar[bool] = True
 
   @abc.abstractmethod
   def init_feedback(self, key: Key, network: Network, params: Params) -> dict[str, PyTree]:

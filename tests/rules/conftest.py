@@ -1,5 +1,6 @@
 """Two small networks written three times: in linen, in NNX, and by hand in numpy."""
 import types
+import zlib
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import nnx
 
 import bioprop
 
@@ -70,22 +71,28 @@ def moved(params):
                       params)
 
 
+def op_keys(layers, key):
+  """What each layer's product draws from, given the key of a call."""
+  return {name: None if key is None else jax.random.fold_in(
+      key, zlib.crc32(f'{name}/kernel:0'.encode())) for name in layers}
+
+
 class LinenSide:
   """A linen model under a rule, its parameters moved since its feedback was made.
 
   Attributes:
     params: the parameters, {layer: {name: array}}.
     stored: the feedback, likewise; where it learns it is among the parameters.
-    keys: the key that each layer finds in the stream 'feedback'.
+    keys: what each layer's product draws from at a call.
   """
 
   def __init__(self, model, rule, x):
-    self._plain, self._plugged, self._x = model, bioprop.wrap(model, rule), x
+    self._plugged, self._x = bioprop.wrap(model, rule), x
     self._rngs = {'feedback': jax.random.key(11)}
     variables = self._plugged.init(jax.random.key(0), x)
     self.params = moved(variables.pop('params'))
     self._state, self.stored = variables, variables.get('feedback', {})
-    self.keys = self._layer_keys()
+    self.keys = op_keys(self.params, self._rngs['feedback'])
 
   def gradients(self, loss_of):
     """Of the parameters and of the input, and the output."""
@@ -97,18 +104,6 @@ class LinenSide:
     grads, out = jax.grad(objective, argnums=(0, 1), has_aux=True)(self.params, self._x)
     return *grads, out
 
-  def _layer_keys(self):
-    keys = {}
-
-    def interceptor(next_fun, args, kwargs, context):
-      if isinstance(context.module, (nn.Dense, nn.Conv)):
-        keys[context.module.name] = context.module.make_rng('feedback')
-      return next_fun(*args, **kwargs)
-
-    with nn.intercept_methods(interceptor):
-      self._plain.apply({'params': self.params}, self._x, rngs=self._rngs)
-    return keys
-
 
 class NnxSide:
   """An NNX model under a rule; attributes as in `LinenSide`."""
@@ -119,20 +114,10 @@ class NnxSide:
     layers = {name: layer for name, layer in vars(model).items() if isinstance(layer, nnx.Module)}
     arrays = {name: {key: value[...] for key, value in vars(layer).items()
                      if isinstance(value, nnx.Variable)} for name, layer in layers.items()}
-    learned = [type(layer.feedback_kernel) is nnx.Param for layer in layers.values()
-               if hasattr(layer, 'feedback_kernel')]
-    frozen = lambda key: key.startswith('feedback_') and not any(learned)
-    self.params = {name: {key: a for key, a in leaves.items() if not frozen(key)}
-                   for name, leaves in arrays.items()}
-    self.stored = {name: {key.removeprefix('feedback_'): a for key, a in leaves.items()
-                          if frozen(key)} for name, leaves in arrays.items()}
-    if hasattr(model, 'feedback_network'):
-      self.stored = {name: traverse_util.unflatten_dict(
-          {key: a[...] for key, a in kept.items()}, sep='/')
-                     for name, kept in model.feedback_network.items()}
-    streams = {name: getattr(layer, 'feedback_stream', None) for name, layer in layers.items()}
-    self.keys = {name: stream and jax.random.fold_in(stream.key[...], stream.count[...])
-                 for name, stream in streams.items()}
+    self.params = arrays
+    self.stored = nnx.to_pure_dict(nnx.state(model, bioprop.Feedback)).get('bioprop_feedback', {})
+    stream = getattr(model, 'bioprop_stream', None)
+    self.keys = op_keys(layers, stream and jax.random.fold_in(stream.key[...], stream.count[...]))
 
   def gradients(self, loss_of):
     """Of the parameters and of the input, and the output."""

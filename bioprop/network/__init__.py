@@ -1,0 +1,1 @@
+"""How a network is seen: as a jaxpr in which parameters meet data. Knows JAX, and no Flax."""

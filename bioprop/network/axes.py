@@ -1,0 +1,101 @@
+"""Which axis of a value is the samples': how each equation moves it.
+
+Rules that broadcast the error must know which axis of an op's input is the batch. In a model that
+is written for one sample and vmapped it need not be the first, as JAX moves batch axes at will.
+"""
+import math
+from collections.abc import Sequence
+
+from jax.extend import core
+
+Axis = int | None
+_REDUCTIONS = frozenset('''reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax
+    argmin reduce_xor squeeze'''.split())
+
+
+def moved(eqn: core.JaxprEqn, axes: Sequence[Axis]) -> list[Axis]:
+  """The samples' axis of each output of an equation, None where there is none or it is unknown.
+
+  Args:
+    eqn: an equation that calls nothing.
+    axes: the samples' axis of each input.
+  """
+  if all(axis is None for axis in axes):
+    return [None] * len(eqn.outvars)
+  special = _SPECIAL.get(eqn.primitive.name)
+  if special is not None:
+    return [special(eqn, axes)]
+  if eqn.primitive.name in _REDUCTIONS:
+    return [_without(axes[0], eqn.params.get('axes', eqn.params.get('dimensions')))]
+  return [_like(eqn, axes, _shape(var)) for var in eqn.outvars]
+
+
+def _shape(atom) -> tuple[int, ...]:
+  return tuple(getattr(atom.aval, 'shape', ()))
+
+
+def _like(eqn, axes, shape) -> Axis:
+  """Of an equation that leaves axes in their places."""
+  for atom, axis in zip(eqn.invars, axes):
+    own = _shape(atom)
+    if axis is not None and len(own) == len(shape) and own[axis] == shape[axis]:
+      return axis
+  return None
+
+
+def _without(axis: Axis, removed: Sequence[int]) -> Axis:
+  if axis is None or axis in removed:
+    return None
+  return axis - sum(other < axis for other in removed)
+
+
+def _broadcast(eqn, axes) -> Axis:
+  return None if axes[0] is None else eqn.params['broadcast_dimensions'][axes[0]]
+
+
+def _transpose(eqn, axes) -> Axis:
+  return None if axes[0] is None else tuple(eqn.params['permutation']).index(axes[0])
+
+
+def _reshape(eqn, axes) -> Axis:
+  """The axis that begins where the samples' did; it may have merged with later ones."""
+  axis, (old, new) = axes[0], (_shape(eqn.invars[0]), _shape(eqn.outvars[0]))
+  if axis is None:
+    return None
+  before = math.prod(old[:axis])
+  starts = [at for at in range(len(new)) if math.prod(new[:at]) == before]
+  return next((at for at in reversed(starts) if new[at] % old[axis] == 0), None)
+
+
+def _dot_general(eqn, axes) -> Axis:
+  (contracted, batch) = eqn.params['dimension_numbers']
+  ranks = [len(_shape(atom)) for atom in eqn.invars[:2]]
+  free = [[at for at in range(rank) if at not in (*contracted[i], *batch[i])]
+          for i, rank in enumerate(ranks)]
+  for side, axis in enumerate(axes[:2]):
+    if axis is None or axis in contracted[side]:
+      continue
+    if axis in batch[side]:
+      return tuple(batch[side]).index(axis)
+    return len(batch[0]) + free[side].index(axis) + (len(free[0]) if side else 0)
+  return None
+
+
+def _convolution(eqn, axes) -> Axis:
+  numbers = eqn.params['dimension_numbers']
+  return numbers.out_spec[0] if axes[0] == numbers.lhs_spec[0] else None
+
+
+def _gather(eqn, axes) -> Axis:
+  numbers = eqn.params['dimension_numbers']
+  rank = len(_shape(eqn.outvars[0]))
+  operand, indices = axes[:2]
+  if indices is not None and indices < len(_shape(eqn.invars[1])) - 1:
+    return [at for at in range(rank) if at not in numbers.offset_dims][indices]
+  kept = [at for at in range(len(_shape(eqn.invars[0])))
+          if at not in (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)]
+  return numbers.offset_dims[kept.index(operand)] if operand in kept else None
+
+
+_SPECIAL = {'broadcast_in_dim': _broadcast, 'transpose': _transpose, 'reshape': _reshape,
+            'dot_general': _dot_general, 'conv_general_dilated': _convolution, 'gather': _gather}

@@ -1,0 +1,176 @@
+"""A function of named parameters, seen once, and run by rules of single layers."""
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from bioprop.errors import NothingMatchedError, UnsupportedLayerError
+from bioprop.network.acting import Acting, Home
+from bioprop.network.activity import Activation, activations
+from bioprop.network.feedback import Draw, homes, init_feedback
+from bioprop.network.see import data, parameter, see
+from bioprop.network.values import CONSTANT, Network, SeenOp
+from bioprop.rules import Rule
+from bioprop.rules.credit import tap
+from bioprop.typing import Array, Key, PyTree
+
+# Maps (parameters by path, what takes no gradient, inputs) to outputs.
+Function = Callable[[Mapping[str, Array], PyTree, PyTree], PyTree]
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+  """A function's jaxpr.
+
+  Attributes:
+    closed: the jaxpr, of the leaves of (parameters, what takes no gradient, inputs).
+    out: shapes of what the function returns.
+    paths: of the parameters, in order.
+    network: what was seen in it.
+  """
+  closed: core.ClosedJaxpr
+  out: PyTree
+  paths: tuple[str, ...]
+  network: Network
+
+
+def trace(function: Function, params: Mapping[str, Array], held: PyTree,
+          inputs: PyTree) -> Traced:
+  """Traces a function; arguments may be shapes. Nothing is computed."""
+  closed, out = jax.make_jaxpr(function, return_shape=True)(dict(params), held, inputs)
+  paths, avals = tuple(sorted(params)), closed.in_avals
+  first = len(avals) - len(jax.tree.leaves(inputs))
+  seen = [*map(parameter, paths), *[CONSTANT] * (first - len(paths)), *map(data, avals[first:])]
+  return Traced(closed, out, paths, see(closed, seen))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layered:
+  """A traced function under rules.
+
+  Attributes:
+    traced: the function.
+    rule_for: the rule of each parameter, by path.
+    locate: maps what the function returns to (the position of its output among the leaves, it).
+  """
+  traced: Traced
+  rule_for: Callable[[str], Rule]
+  locate: Callable[[PyTree], tuple[int, Any]]
+
+  @functools.cached_property
+  def rules(self) -> dict[int, Rule]:
+    """The rule of each op, by number.
+
+    Raises:
+      UnsupportedLayerError: if an op's weight is made of parameters of several rules.
+    """
+    return {op.number: self._rule(op) for op in self.traced.network.ops}
+
+  @property
+  def _seen_by_rules(self) -> bool:
+    return any(rule.reads_error or rule.needs_activation or rule.needs_readout
+               for rule in self.rules.values())
+
+  @functools.cached_property
+  def output(self) -> tuple[int, jax.ShapeDtypeStruct] | None:
+    """Position and shape of the array whose error is broadcast, None if no rule asks.
+
+    Raises:
+      OutputError: if there is no such array.
+    """
+    if not self._seen_by_rules:
+      return None
+    position, leaf = self.locate(self.traced.out)
+    return position, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+  @functools.cached_property
+  def phis(self) -> dict[int, Activation]:
+    """The nonlinearity after each op whose rule needs it, by the op's number."""
+    wanted = {number for number, rule in self.rules.items() if rule.needs_activation}
+    return activations(self.traced.network, lambda op: op.number in wanted) if wanted else {}
+
+  @functools.cached_property
+  def readouts(self) -> tuple[frozenset[int], frozenset[int]]:
+    """The ops whose output reaches the network's through no other, and those that so reach only
+    another of the function's outputs."""
+    if not any(rule.needs_readout for rule in self.rules.values()):
+      return frozenset(), frozenset()
+    frame = self.traced.network.frame
+    ends = [frame.seen[at].ends for at in frame.outs]
+    own = ends[self.output[0]]
+    return own, frozenset().union(*ends) - own
+
+  def check(self, name: str) -> None:
+    """Refuses what would silently learn by backprop.
+
+    Args:
+      name: the model's, for messages.
+
+    Raises:
+      UnsupportedLayerError: if a parameter meets data in a product where no rule can act.
+    """
+    for meeting in self.traced.network.meetings:
+      if not meeting.entered and meeting.refusable and not self.rule_for(meeting.path).exact:
+        rule = type(self.rule_for(meeting.path)).__name__
+        raise UnsupportedLayerError(
+            f'{name} uses the parameter {meeting.path!r} together with data inside a '
+            f'{meeting.primitive!r}, into which no rule can follow, so that {rule} cannot act on '
+            f'it, and it would silently learn by backprop. Move the product out of it (jit, remat, '
+            f'scan and cond are followed), or leave the parameter on backprop: '
+            f'{{{meeting.path!r}: \'bp\', \'*\': ...}}.')
+
+  def require_ops(self, name: str) -> None:
+    """Raises NothingMatchedError if no parameter meets data in a product."""
+    if not self.traced.network.ops:
+      raise NothingMatchedError(
+          f'{name} has no parameter that meets its inputs in a product (a matrix product, a '
+          f'convolution, a lookup), so no learning rule could apply, and it would silently learn '
+          f'by backprop. Its parameters: {", ".join(self.traced.paths) or "none"}.')
+
+  def init_feedback(self, params: Mapping[str, Array], draw: Draw,
+                    key: Key) -> tuple[dict[str, Array], dict[Home, dict[str, Any]]]:
+    """See `bioprop.network.feedback.init_feedback`."""
+    error = self.output[1] if self.output else None
+    return init_feedback(self.traced.network, lambda op: self.rules[op.number], params, draw, key,
+                         error)
+
+  def run(self, params: Mapping[str, Array], held: PyTree, inputs: PyTree, *,
+          weights: Mapping[str, Array], direct: Mapping[Home, Mapping[str, Array]],
+          key: Key | None = None, taps: Mapping[int, Array] | None = None
+          ) -> tuple[PyTree, dict[int, Array]]:
+    """Runs the function; its gradients are the rules'.
+
+    Args:
+      params, held, inputs: its arguments.
+      weights: feedback shaped like parameters, by path.
+      direct: feedback shaped like activities.
+      key: for rules that draw at each call.
+      taps: what is added to the outputs of ops that are in no loop, by number.
+
+    Returns:
+      What the function returns, and the inputs of the ops with taps.
+    """
+    readouts, auxiliaries = self.readouts
+    reads = any(rule.reads_error for rule in self.rules.values())
+    walk = Acting(lambda op: self.rules[op.number], backed=frozenset(weights), direct=direct,
+                  homes=homes(self.traced.network), error=self.output[1] if reads else None,
+                  key=key, phis=self.phis, readouts=readouts, auxiliaries=auxiliaries, taps=taps)
+    arguments = [(params[path], weights[path]) if path in weights else (params[path],)
+                 for path in self.traced.paths]
+    arguments += [(leaf,) for leaf in jax.tree.leaves((held, inputs))]
+    outs = [one[0] for one in walk.evaluate(self.traced.network.frame, arguments)]
+    if reads:
+      outs[self.output[0]] = tap(outs[self.output[0]], walk.thread)
+    return jax.tree.unflatten(jax.tree.structure(self.traced.out), outs), walk.inputs
+
+  def _rule(self, op: SeenOp) -> Rule:
+    rules = {path: self.rule_for(path) for path in op.paths}
+    if len(set(rules.values())) > 1:
+      named = ', '.join(f'{path!r} by {type(rule).__name__}' for path, rule in rules.items())
+      raise UnsupportedLayerError(
+          f'one product has a weight that is made of parameters which are to learn by several '
+          f'rules: {named}. Give them one rule, with a pattern that matches all of them.')
+    return rules[op.path]

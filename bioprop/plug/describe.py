@@ -1,0 +1,246 @@
+"""describe: which parameter learns by which rule, before anything is trained."""
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import nnx
+
+from bioprop.network.layered import Layered
+from bioprop.plug import linen as linen_plug
+from bioprop.plug import nnx as nnx_plug
+from bioprop.plug.arguments import split
+from bioprop.plug.choice import choose
+from bioprop.plug.function import FEEDBACK, Call, Plug, Store, redrawn
+from bioprop.plug.output import Where
+from bioprop.rules import RULES, AnyRule
+
+_STREAMS = ('params', 'feedback', 'dropout')
+_NAMES = {cls: name for name, cls in RULES.items()}
+# Where a parameter so meets data nothing is multiplied by it.
+_ADDED = frozenset('''add add_any sub concatenate select_n pad max min dynamic_update_slice
+    convert_element_type reduce_precision'''.split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One parameter of a plugged model.
+
+  Attributes:
+    path: the parameter's path in `params`.
+    shape: its shape.
+    layer: the class of the module that owns it, such as 'Dense'; of a plain function the equation
+      in which it meets data.
+    rule: the name of the rule that it learns by; 'local' where it meets data elsewhere than in a
+      product, as norm scales do: it follows the exact gradient of what arrives at it; 'BACKPROP'
+      where no rule can act; 'unused' where this call does not use it.
+    feedback: the feedback's shape, None if there is none.
+    note: the nonlinearity that a Hebbian op is taken to have, or what to know of the parameter.
+  """
+  path: str
+  shape: tuple[int, ...]
+  layer: str
+  rule: str
+  feedback: tuple[int, ...] | None
+  note: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """The rows, one a parameter; prints as a table."""
+  rows: tuple[Row, ...]
+
+  @property
+  def left_out(self) -> tuple[Row, ...]:
+    """Rows of parameters that stay on backprop because no rule can act where they meet data."""
+    return tuple(row for row in self.rows if row.rule == 'BACKPROP')
+
+  @property
+  def elementwise(self) -> tuple[Row, ...]:
+    """Rows of matrices that multiply data elementwise, where a sum after it may be a product."""
+    return tuple(row for row in self.rows if row.note.startswith('elementwise'))
+
+  def __iter__(self):
+    return iter(self.rows)
+
+  def __len__(self):
+    return len(self.rows)
+
+  def __str__(self) -> str:
+    shown = lambda shape: '-' if shape is None else 'x'.join(map(str, shape)) or 'scalar'
+    table = [('parameter', 'shape', 'layer', 'rule', 'feedback', '')]
+    table += [(r.path, shown(r.shape), r.layer, r.rule, shown(r.feedback), r.note)
+              for r in self.rows]
+    widths = [max(len(row[i]) for row in table) for i in range(6)]
+    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table]
+    for rows, what in ((self.left_out, 'stay on backprop'),
+                       (self.elementwise, 'multiply data elementwise, where they learn as under '
+                        'backprop: if a sum follows, write it as a product')):
+      if rows:
+        lines.append(f'WARNING: {len(rows)} weight(s) {what}: {", ".join(r.path for r in rows)}')
+    return '\n'.join(lines)
+
+
+def describe(
+    model: nn.Module | nnx.Module,
+    rule: AnyRule | str | Mapping[str, AnyRule | str] | None,
+    *sample: Any,
+    output: Where = None,
+    rngs: Mapping[str, jax.Array] | None = None,
+    **kwargs: Any,
+) -> Report:
+  """Says, for each parameter of a model, which rule it would learn by. Computes nothing.
+
+  Args:
+    model: an unbound linen module or an NNX module, plain or plugged; it stays as it is.
+    rule: what `wrap` and `install` take; None for a model that is plugged already.
+    *sample: the model's inputs, as for `init`: arrays, or `jax.ShapeDtypeStruct`s. Without them
+      what an NNX model does is not seen: its matrices are taken for weights.
+    output: as in `wrap`.
+    rngs: random streams for a linen `init`, if the model needs more than 'params' and 'dropout'.
+    **kwargs: the model's keyword arguments, such as train=False.
+
+  Returns:
+    A report; print it.
+
+  Raises:
+    NothingMatchedError: if no parameter meets data in a product.
+    PatternError, OutputError, FeedbackMemoryError: as `wrap` and `init`, or `install`, do.
+  """
+  if isinstance(model, nnx.Module):
+    plug = getattr(model, nnx_plug.PLUG, None) if rule is None else Plug(choose(rule), output)
+    return _nnx(model, plug or Plug(choose('bp'), output), sample, kwargs)
+  plugged = isinstance(model, linen_plug.Plugged)
+  plug = model.bioprop_plug if rule is None and plugged else Plug(choose(rule or 'bp'), output)
+  streams = rngs or {name: jax.random.key(0) for name in _STREAMS}
+  return _linen(linen_plug.plain_model(model), plug, streams, sample, kwargs)
+
+
+def _linen(plain: nn.Module, plug: Plug, streams, sample, kwargs) -> Report:
+  owners: dict[str, str] = {}
+
+  def note(next_fun, args, kwargs, context):
+    owners['/'.join(context.module.path)] = type(context.module).__name__
+    return next_fun(*args, **kwargs)
+
+  arrays, _, rebuild = split(sample, kwargs)
+
+  def init(arrays):
+    inputs, options = rebuild(arrays)
+    with nn.intercept_methods(note):
+      return plain.init(streams, *inputs, **options)
+
+  variables = jax.eval_shape(init, arrays)
+  params, held = variables.get('params', {}), {
+      k: v for k, v in variables.items() if k != 'params'}
+  call = linen_plug.call_of(plain, params, held, sample, kwargs, streams, None,
+                            nn.DenyList('params'))
+  return _report(call, plug, owners, seen=True)
+
+
+def _nnx(model: nnx.Module, plug: Plug, sample, kwargs) -> Report:
+  plain = nnx_plug.uninstall(nnx.clone(model))
+  owners = {'/'.join(map(str, path)): type(node).__name__
+            for path, node in nnx.iter_graph(plain, graph=True) if isinstance(node, nnx.Module)}
+  seen = bool(sample or kwargs) and callable(plain)
+  if not seen and any(nnx_plug.needs_sample(own) for _, own in plug.choice.rows):
+    nnx_plug.require_sample(plug)
+  return _report(nnx_plug.call_of(plain, type(plain).__call__ if callable(plain) else None, sample,
+                                  kwargs), plug, owners, seen)
+
+
+def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool) -> Report:
+  """A row for each parameter."""
+  whole, rows = plug.choice.network, []
+  layered = plug.seen(call, check=False) if seen and whole is None else None
+  if layered is not None:
+    layered.require_ops(call.name)
+  made = _feedback(call, plug, seen)
+  for path, w in call.params.items():
+    layer = path.rpartition('/')[0]
+    while layer not in owners and layer:  # A parameter in a list lies in the module that owns it.
+      layer = layer.rpartition('/')[0]
+    row = Row(path, tuple(w.shape), owners.get(layer, call.name), '', None)
+    if whole is not None:
+      rows.append(dataclasses.replace(
+          row, rule=_name(whole), feedback=row.shape if whole.keeps_weights else None))
+    elif layered is None:
+      rows.append(_unseen(row, plug, made, call))
+    else:
+      rows.append(_row(row, layered, made, call))
+    if plug.choice.learns_at(path) and call.keys[path] in made:
+      beside = '/'.join((*call.keys[path][:-1], f'{FEEDBACK}_{call.keys[path][-1]}'))
+      rows.append(dataclasses.replace(rows[-1], path=beside, feedback=None,
+                                      note='learned feedback'))
+  return Report(tuple(sorted(rows, key=lambda row: row.path)))
+
+
+def _row(row: Row, layered: Layered, made: Store, call: Call) -> Row:
+  network = layered.traced.network
+  meetings = [meeting for meeting in network.meetings if meeting.path == row.path]
+  hidden = [meeting.primitive for meeting in meetings if not meeting.entered]
+  ops = [op for op in network.ops if row.path in op.paths]
+  if hidden:
+    return dataclasses.replace(row, rule='BACKPROP', note=(
+        f'inside a {hidden[0]}, where no rule can act'))
+  if ops:
+    feedback = made.get(call.keys[row.path])
+    if feedback is None and ops[0].path == row.path:
+      own = [value for keys, value in made.items() if keys not in call.keys.values() and (
+          keys[:-1] == call.keys[row.path][:-1]) and (
+              not _shares(network, row.path) or keys[-1].startswith(call.keys[row.path][-1]))]
+      feedback = next((leaf for value in own for leaf in jax.tree.leaves(value)), None)
+    phi = next((layered.phis[op.number].name for op in ops if op.number in layered.phis), '')
+    return dataclasses.replace(row, rule=_name(layered.rules[ops[0].number]), note=phi,
+                               feedback=None if feedback is None else tuple(feedback.shape))
+  for op in network.ops:
+    if row.path in op.seen_bias.paths:
+      return dataclasses.replace(row, rule=_name(layered.rules[op.number]))
+  if not meetings:
+    return dataclasses.replace(row, rule='unused', note='this call does not use it')
+  multiplied = [meeting.primitive for meeting in meetings if meeting.primitive not in _ADDED]
+  matrix = sum(size > 1 for size in row.shape) > 1
+  note = f'elementwise, in {", ".join(dict.fromkeys(multiplied))}' if multiplied and matrix else ''
+  return dataclasses.replace(row, rule='local', note=note)
+
+
+def _shares(network, path: str) -> bool:
+  """Whether the layer of a parameter has other weights too."""
+  layer = path.rpartition('/')[0]
+  return any(op.path != path and op.path.rpartition('/')[0] == layer for op in network.ops)
+
+
+def _unseen(row: Row, plug: Plug, made: Store, call: Call) -> Row:
+  """Of a model that was not run: matrices are taken for weights."""
+  feedback = made.get(call.keys[row.path])
+  layer = row.path.rpartition('/')[0]
+  beside = any(len(w.shape) >= 2 and path.rpartition('/')[0] == layer
+               for path, w in call.params.items())
+  is_weight = len(row.shape) >= 2 or beside and row.path.rpartition('/')[2] == 'bias'
+  rule = _name(plug.choice.rule_for(row.path)) if is_weight else 'local'
+  return dataclasses.replace(row, rule=rule,
+                             feedback=None if feedback is None else tuple(feedback.shape))
+
+
+def _feedback(call: Call, plug: Plug, seen: bool) -> Store:
+  """Shapes of the feedback; hidden parameters are on backprop."""
+  if plug.choice.exact or plug.choice.network is not None:
+    return {}
+  found: Store = {}
+
+  def make(params, held, inputs):
+    own = dataclasses.replace(call, params=params, held=held, inputs=inputs)
+    draw = lambda key: redrawn(params, key)
+    key = jax.random.key(0)
+    found.update(plug.init(own, draw, key, check=False) if seen else
+                 nnx_plug.init_without_sample(own, plug, key))
+    return list(found.values())
+
+  shapes = jax.eval_shape(make, dict(call.params), call.held, call.inputs)
+  return dict(zip(found, shapes))
+
+
+def _name(rule: Any) -> str:
+  return _NAMES.get(type(rule), type(rule).__name__)
+

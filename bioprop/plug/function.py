@@ -1,0 +1,398 @@
+"""transform: any JAX function whose weights learn by another rule; and what all fronts share."""
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bioprop.errors import FeedbackMissingError
+from bioprop.network.acting import Home
+from bioprop.network.feedback import Draw, homes
+from bioprop.network.layered import Layered, trace
+from bioprop.network.whole import TracedNetwork
+from bioprop.plug.arguments import split
+from bioprop.plug.choice import Choice, choose
+from bioprop.plug.output import Where, locate
+from bioprop.rules import AnyRule, NetworkRule
+from bioprop.typing import Array, Key, PyTree
+
+FEEDBACK = 'feedback'  # The collection of frozen feedback, and the name of its random stream.
+Keys = tuple[str, ...]
+Store = dict[Keys, Any]  # Feedback by the keys that lead to it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+  """One call of a model.
+
+  Attributes:
+    name: the model's, for messages.
+    function: maps (parameters by path, `held`, `inputs`) to (what the model returns, its state, a
+      tree of arrays).
+    params: the parameters by path, arrays or shapes.
+    keys: the keys that lead to each parameter, by path.
+    held: arrays that take no gradient: running means, random streams.
+    inputs: the arrays among the model's arguments.
+  """
+  name: str
+  function: Callable[[Mapping[str, Array], PyTree, PyTree], tuple[PyTree, PyTree]]
+  params: Mapping[str, Array]
+  keys: Mapping[str, Keys]
+  held: PyTree
+  inputs: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Plug:
+  """What a front was told: which rules, and which of the model's outputs is the network's."""
+  choice: Choice
+  output: Where = None
+
+  def seen(self, call: Call, returned: 'Returned | None' = None, check: bool = True) -> Layered:
+    """A call under rules of single layers; it is traced here.
+
+    Args:
+      call: the call.
+      returned: told of what the call returns.
+      check: refuse what would silently learn by backprop.
+
+    Raises:
+      PatternError: if a weight has no rule.
+      UnsupportedLayerError: if a rule cannot act where a parameter is used.
+    """
+    returned = returned or Returned()
+
+    def function(params, held, inputs):
+      out, state = call.function(params, held, inputs)
+      return returned.keep(out), state
+
+    find = lambda result: returned.position(*locate(returned.restore(result[0]), self.output))
+    layered = Layered(trace(function, call.params, call.held, call.inputs), self.choice.rule_for,
+                      find)
+    if check:
+      layered.check(call.name)
+    return layered
+
+  def init(self, call: Call, draw: Draw, key: Key, check: bool = True) -> Store:
+    """Makes the feedback of all that a call uses.
+
+    Args:
+      call: a call; its parameters are W(0).
+      draw: draws parameters like these, by path.
+      key: what feedback is drawn from.
+      check: as in `seen`.
+
+    Raises:
+      NothingMatchedError: if no parameter meets data in a product.
+      PatternError: if a pattern decides for nothing.
+      UnsupportedLayerError, OutputError, ErrorShapeError, FeedbackMemoryError: as rules raise them.
+    """
+    if self.choice.network is not None:
+      made = self.choice.network.init_feedback(key, _whole(call, Returned()), call.params)
+      return {(name, *inner): value for name, tree in made.items()
+              for inner, value in _whole_keys(call, self.choice.network, name, tree)}
+    layered = self.seen(call, check=check)
+    layered.require_ops(call.name)
+    self.choice.check_used(layered.traced.network.acted)
+    weights, direct = layered.init_feedback(call.params, draw, key)
+    named = _Names(layered, call.keys)
+    return {**{call.keys[path]: value for path, value in weights.items()},
+            **{named(home, name): value for home, own in direct.items()
+               for name, value in own.items()}}
+
+  def run(self, call: Call, stored: Mapping[Keys, Any], key: Key | None = None
+          ) -> tuple[PyTree, PyTree]:
+    """Runs a call by the rules.
+
+    Args:
+      call: the call.
+      stored: its feedback, as `init` made it.
+      key: for rules that draw at each call.
+
+    Returns:
+      What the model returns, and its state.
+
+    Raises:
+      FeedbackMissingError: if the feedback is another model's.
+    """
+    returned = Returned()
+    if self.choice.network is not None:
+      network = _whole(call, returned)
+      out, state = self.choice.network.run(
+          network, dict(call.params), _whole_feedback(call, self.choice.network, stored))
+    else:
+      layered = self.seen(call, returned)
+      weights, direct = self.unpacked(layered, call, stored)
+      (out, state), _ = layered.run(
+          call.params, call.held, call.inputs, weights=weights, direct=direct, key=key)
+    return returned.restore(out), state
+
+  def check(self, call: Call, stored: Mapping[Keys, Any]) -> None:
+    """Raises FeedbackMissingError if feedback is of other shapes; nothing is traced."""
+    if self.choice.network is not None:
+      _whole_feedback(call, self.choice.network, stored)
+      return
+    for path, w in call.params.items():
+      if call.keys[path] in stored and hasattr(stored[call.keys[path]], 'dtype'):
+        _check_alike(path, self.choice.rule_for(path), stored[call.keys[path]], w)
+
+  def unpacked(self, layered: Layered, call: Call, stored: Mapping[Keys, Any]
+               ) -> tuple[dict[str, Array], dict[Home, dict[str, Any]]]:
+    """Stored feedback as `Layered.run` takes it."""
+    weights = {}
+    used = {path: layered.rules[op.number] for op in layered.traced.network.ops
+            for path in op.paths}
+    for path, rule in used.items():
+      if not rule.exact and rule.keeps_feedback and call.keys[path] in stored:
+        weights[path] = stored[call.keys[path]]
+        _check_alike(path, rule, weights[path], call.params[path])
+    named, direct = _Names(layered, call.keys), {}
+    leaves = {keys: value for keys, value in stored.items() if keys not in call.keys.values()}
+    for home in dict.fromkeys(homes(layered.traced.network).values()):
+      layer = call.keys[home[0]][:-1]
+      own = {keys[-1]: value for keys, value in leaves.items() if keys[:-1] == layer}
+      found = {name: own[leaf] for leaf in own if (name := named.read(home, leaf)) is not None}
+      if found:
+        direct[home] = found
+    return weights, direct
+
+
+class Returned:
+  """Tells arrays from all else that a model returns, so that JAX can trace it."""
+
+  def keep(self, out: PyTree) -> list[Array]:
+    """The arrays."""
+    leaves, self._structure = jax.tree.flatten(out)
+    self._is_array = [hasattr(leaf, 'dtype') for leaf in leaves]
+    self._others = [None if array else leaf for leaf, array in zip(leaves, self._is_array)]
+    return [leaf for leaf, array in zip(leaves, self._is_array) if array]
+
+  def restore(self, arrays: Sequence[Any]) -> PyTree:
+    """What the model returned, with other arrays."""
+    rest = iter(arrays)
+    return jax.tree.unflatten(self._structure, [
+        next(rest) if array else leaf for leaf, array in zip(self._others, self._is_array)])
+
+  def position(self, at: int, leaf: Any) -> tuple[int, Any]:
+    """A leaf's position among the arrays, and the leaf."""
+    return sum(self._is_array[:at]), leaf
+
+
+class _Names:
+  """The keys of feedback that belongs to an op, beside its parameter.
+
+  It is called as its rule calls it, 'error'; where a layer has several weights 'kernel_error', and
+  of further inputs of other shapes 'error_1', 'error_2'.
+  """
+
+  def __init__(self, layered: Layered, keys: Mapping[str, Keys]):
+    self._keys = keys
+    taken = set(keys.values())
+    weights = {op.path for op in layered.traced.network.ops}
+    layers = [keys[path][:-1] for path in weights]
+    self._alone = {path for path in weights if layers.count(keys[path][:-1]) == 1
+                   and (*keys[path][:-1], 'error') not in taken}
+
+  def _affixes(self, home: Home) -> tuple[str, str]:
+    path, number = home
+    before = '' if path in self._alone else f'{self._keys[path][-1]}_'
+    return before, f'_{number}' if number else ''
+
+  def __call__(self, home: Home, name: str) -> Keys:
+    before, after = self._affixes(home)
+    return (*self._keys[home[0]][:-1], f'{before}{name}{after}')
+
+  def read(self, home: Home, leaf: str) -> str | None:
+    """What a rule calls a leaf of the layer, None if it is another op's."""
+    before, after = self._affixes(home)
+    if not (leaf.startswith(before) and leaf.endswith(after)):
+      return None
+    name = leaf[len(before):len(leaf) - len(after)]
+    plain = not after and name.rpartition('_')[2].isdigit()
+    return None if plain or not name else name
+
+
+def transform(function: Callable[..., PyTree], rule: AnyRule | str | Mapping[str, AnyRule | str], *,
+              output: Where = None,
+              init: Callable[[Key], PyTree] | None = None) -> 'Transformed':
+  """Plugs a learning rule into a JAX function of parameters and inputs.
+
+    plugged = bioprop.transform(lambda params, x: x @ params['w'], 'fa')
+    feedback = plugged.init_feedback(key, params, x)
+    loss = lambda params: jnp.mean(plugged.apply(params, feedback, x)**2)
+
+  For hand-written networks, Haiku (`lambda params, x: net.apply(params, None, x)`) and Equinox
+  (`lambda params, x: jax.vmap(eqx.combine(params, static))(x)`).
+
+  Args:
+    function: maps (params, *inputs) to outputs; pure.
+    rule: a rule, its name, or a mapping from path patterns to either, as in `wrap`. A parameter's
+      path is made of its keys, as in 'layers/0/weight'.
+    output: as in `wrap`.
+    init: maps a key to fresh parameters: feedback is drawn by it, as the parameters were. None:
+      from N(0, rms(W)^2), rms(W) each parameter's root mean square.
+
+  Raises:
+    UnknownRuleError, RuleOptionError, PatternError: if `rule` cannot be read.
+    TypeError: if `function` cannot be called.
+  """
+  if not callable(function):
+    raise TypeError(f'bioprop.transform takes a function of (params, *inputs), and got '
+                    f'{function!r}. For instance lambda params, x: x @ params[\'w\'].')
+  return Transformed(function, Plug(choose(rule), output), init)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformed:
+  """A function under a rule; see `transform`."""
+  function: Callable[..., PyTree]
+  plug: Plug
+  init: Callable[[Key], PyTree] | None = None
+
+  def init_feedback(self, key: Key, params: PyTree, *sample: Any) -> dict[str, Any]:
+    """Makes the rule's feedback, nested as the parameters are; {} if it has none.
+
+    Args:
+      key: what it is drawn from.
+      params: the parameters, W(0).
+      *sample: inputs of the function, arrays or `jax.ShapeDtypeStruct`s. Nothing is computed.
+
+    Returns:
+      A tree to be given to `apply`. Under 'kp' and 'mirror' it learns: give the optimiser both
+      (params, feedback), with one weight decay.
+
+    Raises:
+      NothingMatchedError: if no parameter meets an input in a product.
+      OutputError, UnsupportedLayerError, FeedbackMemoryError: as in `wrap`.
+    """
+    call = self._call(params, sample)
+    draw = (lambda key: redrawn(call.params, key)) if self.init is None else (
+        lambda key: by_path(self.init(key))[0])
+    return nested(self.plug.init(call, draw, key))
+
+  def apply(self, params: PyTree, feedback: Mapping[str, Any], *inputs: Any,
+            key: Key | None = None) -> PyTree:
+    """What the function returns; its gradients in `params` are the rule's.
+
+    Args:
+      params: the parameters.
+      feedback: what `init_feedback` made.
+      *inputs: the function's.
+      key: another one at each step, for rules that draw at each call ('brsf', 'mirror').
+
+    Raises:
+      FeedbackMissingError: if the feedback is missing or another function's, or there is no key.
+    """
+    if feedback is None:
+      raise FeedbackMissingError(
+          'apply was given None for the feedback. Make it once: feedback = '
+          'plugged.init_feedback(key, params, x); rules without any give {}.')
+    if not (own_forward(self.plug.choice) or is_traced((params, inputs))):
+      return self.function(params, *inputs)
+    return self.plug.run(self._call(params, inputs), flat(feedback), key)[0]
+
+  def _call(self, params: PyTree, inputs: tuple[Any, ...]) -> Call:
+    arrays, _, rebuild = split(inputs, {})
+    leaves, keys = by_path(params)
+    structure, order = jax.tree.structure(params), list(leaves)
+
+    def function(leaves, held, arrays):
+      del held
+      params = jax.tree.unflatten(structure, [leaves[path] for path in order])
+      return self.function(params, *rebuild(arrays)[0]), ()
+
+    name = getattr(self.function, '__name__', type(self.function).__name__)
+    return Call(name, function, leaves, keys, (), arrays)
+
+
+def by_path(tree: PyTree) -> tuple[dict[str, Any], dict[str, Keys]]:
+  """The leaves of a tree by path, and the keys of each path."""
+  rows = [(tuple(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key))))
+                 for key in at), leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+  return {'/'.join(keys): leaf for keys, leaf in rows}, {'/'.join(keys): keys for keys, _ in rows}
+
+
+def nested(store: Mapping[Keys, Any]) -> dict[str, Any]:
+  """A store as nested dicts."""
+  tree: dict[str, Any] = {}
+  for (*parents, name), leaf in store.items():
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def flat(tree: Any, above: Keys = ()) -> Store:
+  """Nested dicts as a store."""
+  if not isinstance(tree, Mapping):
+    return {above: tree}
+  return {keys: leaf for name, inner in tree.items()
+          for keys, leaf in flat(inner, (*above, str(name))).items()}
+
+
+def redrawn(params: Mapping[str, Array], key: Key) -> dict[str, Array]:
+  """Draws as large as the parameters are, for models that do not keep their initialisers."""
+  keys = jax.random.split(key, max(1, len(params)))
+  return {path: _redrawn(own, w) for own, (path, w) in zip(keys, sorted(params.items()))}
+
+
+@jax.jit  # One program for each shape, and not one for each operation on it.
+def _redrawn(key: Key, w: Array) -> Array:
+  if not jnp.issubdtype(w.dtype, jnp.inexact):
+    return w
+  rms = jnp.sqrt(jnp.mean(jnp.square(w)))
+  drawn = rms * jax.random.normal(key, w.shape, w.dtype)
+  return jnp.where(jnp.max(w) == jnp.min(w), w, drawn)  # Constants are seen to by whoever asks.
+
+
+def own_forward(choice: Choice) -> bool:
+  """Whether the rule has a forward pass of its own."""
+  return choice.network is not None and choice.network.own_forward
+
+
+def is_traced(tree: PyTree) -> bool:
+  """Whether a gradient may be asked: with concrete arrays it cannot."""
+  return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _whole(call: Call, returned: Returned) -> TracedNetwork:
+
+  def function(params, inputs):
+    out, state = call.function(params, call.held, inputs)
+    return returned.keep(out), state
+
+  return TracedNetwork(function, call.inputs)
+
+
+def _whole_keys(call: Call, rule: NetworkRule, name: str, tree: PyTree):
+  if rule.keeps_weights and name == 'initial':
+    return [(call.keys[path], value) for path, value in tree.items()]
+  return list(flat(tree).items())
+
+
+def _whole_feedback(call: Call, rule: NetworkRule, stored: Mapping[Keys, Any]) -> dict[str, Any]:
+  feedback = nested(stored)
+  if not rule.keeps_weights:
+    return feedback
+  initial = {path: stored.get(('initial', *keys)) for path, keys in call.keys.items()}
+  name = type(rule).__name__
+  if not stored or any(w is None or (w.shape, w.dtype) != (call.params[path].shape,
+                                                           call.params[path].dtype)
+                       for path, w in initial.items()):
+    raise FeedbackMissingError(
+        f'the feedback does not hold initial parameters of {call.name}, which {name} needs: it was '
+        f'made for another model or by another rule. Run init of this plugged model again: '
+        f'variables = model.init(key, x).')
+  return {**feedback, 'initial': initial}
+
+
+def _check_alike(path: str, rule: Any, b: Any, w: Any) -> None:
+  if jnp.shape(b) != w.shape or b.dtype != w.dtype:
+    raise FeedbackMissingError(
+        f'the feedback of {path!r} is {b.dtype}{list(jnp.shape(b))}, and the weight is '
+        f'{w.dtype}{list(w.shape)}: {type(rule).__name__} needs them alike, and this feedback was '
+        f'made for another model, or cast. Make it again of these parameters, or cast it as they '
+        f'were.')
+
