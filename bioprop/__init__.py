@@ -5,7 +5,12 @@ from bioprop.plug.describe import describe
 from bioprop.plug.function import transform
 from bioprop.plug.linen import wrap
 from bioprop.plug.nnx import Feedback, install, uninstall
+from bioprop.probes import Probe
+from bioprop.probes.aligned import aligned
+from bioprop.probes.feedback_weights import feedback
+from bioprop.probes.jacobian import jacobians
+from bioprop.probes.layers import layers
 from bioprop.rules import RULES, Rule, make
 
-__all__ = ['RULES', 'Feedback', 'Rule', 'describe', 'flags', 'from_flags', 'install', 'make',
-           'transform', 'uninstall', 'wrap']
+__all__ = ['RULES', 'Feedback', 'Probe', 'Rule', 'aligned', 'describe', 'feedback', 'flags',
+           'from_flags', 'install', 'jacobians', 'layers', 'make', 'transform', 'uninstall', 'wrap']

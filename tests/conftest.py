@@ -1,6 +1,9 @@
 """Strict numerics for every test: no silent rank or dtype promotion, warnings are errors."""
+import ctypes
+import gc
 import os
 import pathlib
+import sys
 import tempfile
 
 # What several tests and their processes compile is compiled once; workers and programs inherit it.
@@ -8,6 +11,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _cache = tempfile.TemporaryDirectory(prefix='bioprop-tests-')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
+# Most of the suite's time is compiling programs that then run for milliseconds.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax
 import pytest
@@ -16,6 +21,49 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser):
+  parser.addoption('--all', action='store_true', help='run the tests marked slow as well')
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves out what is marked slow, but where markers (-m) or tests (a::b) are asked for."""
+  asked = config.getoption('--all') or config.getoption('markexpr')
+  if asked or any('::' in arg for arg in config.args):
+    return
+  slow = [item for item in items if item.get_closest_marker('slow')]
+  config.stash[LEFT_OUT] = len(slow)
+  items[:] = [item for item in items if not item.get_closest_marker('slow')]
+  config.hook.pytest_deselected(items=slow)
+
+
+def pytest_sessionfinish(session):
+  """A worker tells the process that writes the summary; all workers have collected all tests."""
+  if hasattr(session.config, 'workeroutput'):
+    session.config.workeroutput['left_out'] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  node.config.stash[LEFT_OUT] = getattr(node, 'workeroutput', {}).get('left_out', 0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  left_out = config.stash.get(LEFT_OUT, 0)
+  if left_out:
+    terminalreporter.write_line(f'{left_out} slow tests were left out; type: pytest --all')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _memory():
+  """What a module compiled is of no use to others, and would grow to gigabytes."""
+  yield
+  jax.clear_caches()
+  gc.collect()
+  if sys.platform == 'linux':
+    ctypes.CDLL(None).malloc_trim(0)  # LLVM leaves many holes, which glibc keeps.
 
 
 @pytest.fixture
@@ -34,9 +82,19 @@ def tfds_dir() -> str:
   return str(path)
 
 
+@pytest.fixture(scope='module')
+def optimised():
+  """XLA's optimisation, for programs that run for long."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture
 def quick():
   """Programs that run once: XLA does not optimise them."""
+  before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
   yield
-  jax.config.update('jax_disable_most_optimizations', False)
+  jax.config.update('jax_disable_most_optimizations', before)

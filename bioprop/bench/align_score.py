@@ -21,8 +21,8 @@ from absl import app, flags, logging
 from bioprop.bench import sweep
 from bioprop.errors import ConfigError
 from bioprop.measure import AlignmentScore, alignment_scores
-from bioprop.plug.layers import layers
 from bioprop.plug.linen import wrap
+from bioprop.probes.layers import layers
 from bioprop.training import cli, step
 from bioprop.training.state import State
 from bioprop.training.trainer import Trainer

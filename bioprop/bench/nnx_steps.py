@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bioprop.bench.steps import Step, draw_batch, peak_mb
+from bioprop.bench.steps import Step, compiled_in, draw_batch, peak_mb
 from bioprop.plug.nnx import install
 from bioprop.rules import make
 
@@ -46,7 +46,7 @@ class NnxCNN(nnx.Module):
 class Case(NamedTuple):
   """A model and the batch that it is timed on."""
   model: Callable[[nnx.Rngs], nnx.Module]
-  images: tuple[int, ...]
+  inputs: tuple[int, ...]
 
 
 CASES = {'nnx_mlp': Case(NnxMLP, (128, 28, 28, 1)), 'nnx_cnn': Case(NnxCNN, (32, 28, 28, 1))}
@@ -59,7 +59,7 @@ def make_step(case: Case, rule: str | None) -> Step:
     case: the model and the shape of its batch.
     rule: a name in `bioprop.RULES`; None for the plain NNX model.
   """
-  batch = draw_batch(case.images)
+  batch = draw_batch(case.inputs)
   model = case.model(nnx.Rngs(2))
   if rule is not None:
     install(model, make(rule), nnx.Rngs(3), batch[0])
@@ -73,7 +73,8 @@ def make_step(case: Case, rule: str | None) -> Step:
     optimizer.update(model, grads)
     return loss
 
-  compiled = nnx.jit(step, donate_argnums=(0, 1)).lower(model, optimizer, *batch).compile()
+  jitted = lambda: nnx.jit(lambda *args: step(*args), donate_argnums=(0, 1))
+  compiled, *seconds = compiled_in(jitted, model, optimizer, *batch)
   # The state is changed in place: what is handed from step to step are the same two objects.
   run = lambda state, batch: (state, compiled(*state, *batch))
-  return Step(run, (model, optimizer), batch, peak_mb(compiled))
+  return Step(run, (model, optimizer), batch, peak_mb(compiled), *seconds)

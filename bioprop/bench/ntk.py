@@ -34,8 +34,8 @@ from absl import app, flags, logging
 
 from bioprop import measure
 from bioprop.models import MLP
-from bioprop.plug.jacobian import jacobians
 from bioprop.plug.linen import wrap
+from bioprop.probes.jacobian import jacobians
 
 CASES = {'mlp': (128, 512), 'cnn': (64,)}  # Samples, by network.
 _HIDDEN = {'mlp': (1024, 1024, 1024)}

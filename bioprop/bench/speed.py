@@ -1,13 +1,14 @@
-"""Step time and memory of each rule beside plain Flax backprop.
+"""Step time, memory, tracing and compiling of each rule beside plain Flax backprop.
 
     python -m bioprop.bench.speed [--models=mlp,lenet,...] [--rules=bp,fa,...] [--json=FILE]
     python -m bioprop.bench.speed --loop    # the training loop beside a bare scan
     python -m bioprop.bench.speed --probes  # 500 steps with all probes beside 500 without
 
-Models: mlp, lenet and resnet18 in linen, nnx_mlp and nnx_cnn in NNX. Everything is measured in one
-run. All steps of a model are compiled first; then, round after round, each is run for a while in
-turn, so that a machine that speeds up or slows down does so for all. A ratio is the median over
-rounds of a rule's time over the plain step's time of the same round.
+Models: mlp, lenet, resnet18 and transformer (four layers) in linen, nnx_mlp and nnx_cnn in NNX.
+Everything is measured in one run. All steps of a model are compiled first, and timed at that; then,
+round after round, each is run for a while in turn, so that a machine that speeds up or slows down
+does so for all. A ratio is the median over rounds of a rule's time over the plain step's time of
+the same round.
 """
 import json
 import pathlib
@@ -34,7 +35,8 @@ def measure(name: str, rules: list[str], rounds: int, seconds: float) -> list[di
 
   Returns:
     A row for the plain step ('plain') and each rule: model, rule, step_ms (median over rounds),
-    ratio (median over rounds of the time over the plain time of the same round), peak_mb.
+    ratio (median over rounds of the time over the plain time of the same round), peak_mb, and
+    trace_s, compile_s and build_ratio, the sum of these two over the plain step's.
   """
   package = nnx_steps if name in nnx_steps.CASES else steps
   made = {rule: package.make_step(package.CASES[name], None if rule == 'plain' else rule)
@@ -55,7 +57,13 @@ def measure(name: str, rules: list[str], rounds: int, seconds: float) -> list[di
            'step_ms': round(1e3 * statistics.median(times[rule]), 3),
            'ratio': round(statistics.median(
                own / plain for own, plain in zip(times[rule], times['plain'])), 3),
-           'peak_mb': round(made[rule].peak_mb, 1)} for rule in made]
+           'peak_mb': round(made[rule].peak_mb, 1),
+           'trace_s': round(made[rule].trace_s, 2), 'compile_s': round(made[rule].compile_s, 2),
+           'build_ratio': round(_build(made[rule]) / _build(made['plain']), 2)} for rule in made]
+
+
+def _build(step) -> float:
+  return step.trace_s + step.compile_s
 
 
 def _turn(step, state, count):
@@ -113,7 +121,8 @@ def main(argv):
       rows += (new := measure(name, flags.FLAGS.rules, flags.FLAGS.rounds, flags.FLAGS.seconds))
       plain = new[0]['peak_mb']
       _print([{**row, 'peak_ratio': f'{row["peak_mb"] / plain:.2f}'} for row in new],
-             ['model', 'rule', 'step_ms', 'ratio', 'peak_mb', 'peak_ratio'])
+             ['model', 'rule', 'step_ms', 'ratio', 'peak_mb', 'peak_ratio', 'trace_s', 'compile_s',
+              'build_ratio'])
   if flags.FLAGS.json:
     pathlib.Path(flags.FLAGS.json).write_text(json.dumps(rows, indent=1) + '\n')
 

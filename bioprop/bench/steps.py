@@ -1,4 +1,5 @@
 """The training steps that `bioprop.bench.speed` compares: one model, with and without a plug."""
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bioprop.models import MLP, LeNet, ResNet18
+from bioprop.models import MLP, LeNet, ResNet18, Transformer
 from bioprop.plug.linen import wrap
 from bioprop.rules import make
 
 
 class Case(NamedTuple):
-  """A model and the batch that it is timed on."""
+  """A model and the batch that it is timed on: images, or tokens [n, T], each with its label."""
   model: nn.Module
-  images: tuple[int, ...]
+  inputs: tuple[int, ...]
 
 
 # The batch of the ResNet is what two CPU cores step through in about a second.
@@ -23,6 +24,7 @@ CASES = {
     'mlp': Case(MLP(hidden=(1024, 1024), activation='relu'), (128, 28, 28, 1)),
     'lenet': Case(LeNet(), (64, 28, 28, 1)),
     'resnet18': Case(ResNet18(), (16, 32, 32, 3)),
+    'transformer': Case(Transformer(layers=4), (16, 64)),
 }
 
 
@@ -34,11 +36,15 @@ class Step(NamedTuple):
     state: the first state.
     batch: images and labels.
     peak_mb: memory that the step needs on the device, in MB: arguments, results, temporaries.
+    trace_s: seconds that tracing took.
+    compile_s: seconds that lowering and compiling took.
   """
   run: Callable[[Any, Any], tuple[Any, jax.Array]]
   state: Any
   batch: tuple[jax.Array, jax.Array]
   peak_mb: float
+  trace_s: float
+  compile_s: float
 
 
 def make_step(case: Case, rule: str | None) -> Step:
@@ -49,8 +55,8 @@ def make_step(case: Case, rule: str | None) -> Step:
     rule: a name in `bioprop.RULES`; None for the plain Flax model.
   """
   model = case.model if rule is None else wrap(case.model, make(rule))
-  images, labels = draw_batch(case.images)
-  variables = jax.jit(model.init)(jax.random.key(2), images)
+  inputs, labels = draw_batch(case.inputs)
+  variables = jax.jit(model.init)(jax.random.key(2), inputs)
   params = variables.pop('params')
   tx = optax.sgd(1e-3, momentum=0.9)
   # Frozen feedback is an input that stays; batch statistics change and travel with the state.
@@ -71,15 +77,37 @@ def make_step(case: Case, rule: str | None) -> Step:
     updates, opt_state = tx.update(grads, opt_state, params)
     return (optax.apply_updates(params, updates), opt_state, moving, key), loss
 
-  state, batch = (params, tx.init(params), moving, jax.random.key(3)), (images, labels)
-  compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, batch).compile()
-  return Step(lambda state, batch: compiled(state, frozen, batch), state, batch, peak_mb(compiled))
+  state, batch = (params, tx.init(params), moving, jax.random.key(3)), (inputs, labels)
+  compiled, *seconds = compiled_in(
+      lambda: jax.jit(lambda *args: step(*args), donate_argnums=0), state, frozen, batch)
+  return Step(lambda state, batch: compiled(state, frozen, batch), state, batch,
+              peak_mb(compiled), *seconds)
 
 
 def draw_batch(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """Images of a shape [n, ...], and labels in 0..9 [n]."""
-  return (jax.random.normal(jax.random.key(0), shape),
-          jax.random.randint(jax.random.key(1), shape[:1], 0, 10))
+  """Images of a shape [n, ...] and labels in 0..9 [n]; or tokens and labels, both [n, T]."""
+  tokens = len(shape) == 2
+  inputs = (jax.random.randint(jax.random.key(0), shape, 0, 10) if tokens else
+            jax.random.normal(jax.random.key(0), shape))
+  return inputs, jax.random.randint(jax.random.key(1), shape if tokens else shape[:1], 0, 10)
+
+
+def compiled_in(make: Callable[[], Any], *args: Any) -> tuple[Any, float, float]:
+  """Compiles a step, and says how long that takes.
+
+  Args:
+    make: makes a jitted step that was not traced before.
+    *args: of the step.
+
+  Returns:
+    The compiled step, seconds of tracing (the second time, as the first also fills caches of what
+    all models use), and seconds of lowering and compiling.
+  """
+  make().trace(*args)
+  jitted, began = make(), time.perf_counter()
+  traced = jitted.trace(*args)
+  seconds, began = time.perf_counter() - began, time.perf_counter()
+  return traced.lower().compile(), seconds, time.perf_counter() - began
 
 
 def peak_mb(compiled: Any) -> float:

@@ -17,8 +17,8 @@ import optax
 
 from bioprop import measure
 from bioprop.models import MLP
-from bioprop.plug.jacobian import jacobians as make_jacobians
 from bioprop.plug.linen import wrap
+from bioprop.probes.jacobian import jacobians as make_jacobians
 from bioprop.rules import AnyRule, make
 from bioprop.typing import Array
 

@@ -2,8 +2,8 @@
 
 It is the largest elementwise function of the op's output alone (and of scalar constants) through
 which the rest of the model reads it: tanh, relu, gelu and silu are found whether JAX shows them as
-one primitive or as ten. Where something else reads the value first (normalisation, pooling, a sum
-with another path) it is the identity.
+one primitive or as ten, and behind a reshape or a transpose. Where something else reads the value
+first (normalisation, pooling, a sum with another path) it is the identity.
 """
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +23,9 @@ _ELEMENTWISE = frozenset('''
     convert_element_type copy copy_p cos cosh div eq erf erf_inv erfc exp exp2 expm1 floor ge gt
     integer_pow is_finite le log log1p logistic lt max min mul name ne neg not or pow rem round
     rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh'''.split())
+
+# What only puts entries in other places, where it keeps them all.
+_MOVES = frozenset('broadcast_in_dim reshape sharding_constraint squeeze transpose'.split())
 
 _LOOPS = ('scan', 'while', 'cond')
 
@@ -76,6 +79,7 @@ class _Node:
   params: dict[str, Any]
   ins: list[Any]
   outs: list[Any]
+  moves: bool = False
 
 
 class _Place:
@@ -146,22 +150,28 @@ class _Place:
         with jax.ensure_compile_time_eval():
           self.constants[outs[0]] = np.asarray(eqn.primitive.bind(*values, **eqn.params))
         return outs
-    self.nodes.append(_Node(eqn.primitive, eqn.params, ins, outs))
+    moves = eqn.primitive.name in _MOVES and eqn.invars[0].aval.size == eqn.outvars[0].aval.size
+    self.nodes.append(_Node(eqn.primitive, eqn.params, ins, outs, moves))
     return outs
 
   def follow(self, start: Any) -> Activation:
     """The largest elementwise function of `start` alone through which all else reads it."""
     position, steps, used_outside = {start: 0}, [], set()
+    layout: dict[Any, tuple[Any, ...]] = {start: ()}  # How the entries of each value were moved.
     for node in self.nodes:
       touches = [name for name in node.ins if name in position]
       if not touches:
         continue
       operands = [position[name] if name in position else self.constants.get(name)
                   for name in node.ins]
-      if node.primitive is not None and node.primitive.name in _ELEMENTWISE and all(
+      alike = len({layout[name] for name in touches}) == 1
+      if node.moves:
+        position[node.outs[0]] = position[touches[0]]
+        layout[node.outs[0]] = (*layout[touches[0]], (node.primitive, str(node.params)))
+      elif node.primitive is not None and node.primitive.name in _ELEMENTWISE and alike and all(
           operand is not None for operand in operands):
         steps.append((node.primitive, node.params, tuple(operands)))
-        position[node.outs[0]] = len(steps)
+        position[node.outs[0]], layout[node.outs[0]] = len(steps), layout[touches[0]]
       else:
         used_outside.update(touches)
     used_outside.update(name for name in self.outs if name in position)

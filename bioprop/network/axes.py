@@ -24,7 +24,7 @@ def moved(eqn: core.JaxprEqn, axes: Sequence[Axis]) -> list[Axis]:
     return [None] * len(eqn.outvars)
   special = _SPECIAL.get(eqn.primitive.name)
   if special is not None:
-    return [special(eqn, axes)]
+    return [special(eqn, axes)] * len(eqn.outvars)
   if eqn.primitive.name in _REDUCTIONS:
     return [_without(axes[0], eqn.params.get('axes', eqn.params.get('dimensions')))]
   return [_like(eqn, axes, _shape(var)) for var in eqn.outvars]
@@ -51,6 +51,15 @@ def _without(axis: Axis, removed: Sequence[int]) -> Axis:
 
 def _broadcast(eqn, axes) -> Axis:
   return None if axes[0] is None else eqn.params['broadcast_dimensions'][axes[0]]
+
+
+def _stack(eqn, axes) -> Axis:
+  axis = next(axis for axis in axes if axis is not None)
+  return axis + (eqn.params['axis'] <= axis)
+
+
+def _unstack(eqn, axes) -> Axis:
+  return _without(axes[0], (eqn.params['axis'],))
 
 
 def _transpose(eqn, axes) -> Axis:
@@ -98,4 +107,5 @@ def _gather(eqn, axes) -> Axis:
 
 
 _SPECIAL = {'broadcast_in_dim': _broadcast, 'transpose': _transpose, 'reshape': _reshape,
-            'dot_general': _dot_general, 'conv_general_dilated': _convolution, 'gather': _gather}
+            'dot_general': _dot_general, 'conv_general_dilated': _convolution, 'gather': _gather,
+            'stack': _stack, 'unstack': _unstack}

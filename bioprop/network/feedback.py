@@ -34,6 +34,42 @@ def homes(network: Network) -> dict[int, Home]:
   return found
 
 
+class Names:
+  """The keys of feedback that belongs to an op, beside its parameter.
+
+  It is called as its rule calls it, 'error'; where a layer has several weights 'kernel_error', and
+  of further inputs of other shapes 'error_1', 'error_2'.
+  """
+
+  def __init__(self, network: Network, keys: Mapping[str, tuple[str, ...]]):
+    self._keys = keys
+    taken = set(keys.values())
+    weights = {op.path for op in network.ops}
+    layers = [keys[path][:-1] for path in weights]
+    self._alone = {path for path in weights if layers.count(keys[path][:-1]) == 1
+                   and (*keys[path][:-1], 'error') not in taken}
+
+  def _affixes(self, home: Home) -> tuple[str, str]:
+    path, number = home
+    before = '' if path in self._alone else f'{self._keys[path][-1]}_'
+    return before, f'_{number}' if number else ''
+
+  def __call__(self, home: Home, name: str) -> tuple[str, ...]:
+    before, after = self._affixes(home)
+    return (*self._keys[home[0]][:-1], f'{before}{name}{after}')
+
+  def read(self, home: Home, leaf: str) -> str | None:
+    """What a rule calls a leaf of the layer, None if it is another op's."""
+    before, after = self._affixes(home)
+    longer = (f'{keys[-1]}_' for keys in self._keys.values()  # Of 'w_2' is 'w_2_error', not of 'w'.
+              if keys[:-1] == self._keys[home[0]][:-1] and len(keys[-1]) >= len(before) > 0)
+    if not (leaf.startswith(before) and leaf.endswith(after)) or leaf.startswith(tuple(longer)):
+      return None
+    name = leaf[len(before):len(leaf) - len(after)]
+    plain = not after and name.rpartition('_')[2].isdigit()
+    return None if plain or not name else name
+
+
 def init_feedback(network: Network, rule_of: Callable[[SeenOp], Rule], params: Mapping[str, Array],
                   draw: Draw, key: Key, error: jax.ShapeDtypeStruct | None
                   ) -> tuple[dict[str, Array], dict[Home, dict[str, Any]]]:
@@ -119,7 +155,7 @@ class Draws:
         self._shared = self._draw(self._key)
       return {name: _not_constant(self._shared[path], key)}
 
-    site = lambda redraw: Site(layer, _bare(name), {name: params[path]}, redraw, x, error)
+    site = lambda redraw: Site(layer or name, _bare(name), {name: params[path]}, redraw, x, error)
     names = jax.eval_shape(lambda key: rule.init_feedback(
         key, site(lambda _: {name: params[path]})) or {}, own)
     return {name: rule.init_feedback(own, site(redraw))[name]} if name in names else {}
@@ -133,8 +169,8 @@ def _direct(rule: Rule, op: SeenOp, home: Home, params, draws: Draws,
 
   def make(key: Key) -> dict[str, Any]:
     redraw = lambda key: {name: draws._draw(key)[op.path]}
-    made = rule.init_feedback(key, Site(layer, _bare(name), {name: params[op.path]}, redraw, x,
-                                        error)) or {}
+    made = rule.init_feedback(key, Site(layer or name, _bare(name), {name: params[op.path]},
+                                        redraw, x, error)) or {}
     return {leaf: value for leaf, value in made.items() if leaf != name}
 
   for _ in op.stack:

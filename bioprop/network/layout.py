@@ -4,6 +4,11 @@ from typing import Any, NamedTuple
 
 from jax.extend import core
 
+try:
+  from jax.extend.core import get_opaque_trace_state as trace_state
+except ImportError:  # Until jax 0.9.
+  from jax.core import get_opaque_trace_state as trace_state  # noqa: F401
+
 from bioprop.typing import Array
 
 # Primitives by name: those that only call their body, and those that call it again when
@@ -65,8 +70,10 @@ def remat_options(eqn: core.JaxprEqn) -> dict[str, Any]:
 
 def bind(eqn: core.JaxprEqn, arrays: Sequence[Array]) -> list[Array]:
   """Runs an equation on arrays; returns its outputs."""
+  params = eqn.primitive.get_bind_params(eqn.params)
+  functions, params = params if isinstance(params, tuple) else ((), params)  # Until jax 0.9.
   with eqn.ctx.manager:
-    outs = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
+    outs = eqn.primitive.bind(*functions, *arrays, **params)
   return list(outs) if eqn.primitive.multiple_results else [outs]
 
 

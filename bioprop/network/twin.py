@@ -79,11 +79,7 @@ class Twin(Walk):
       return [(stop(a), b) if kind & Kind.PARAMETER else (a,)
               for a, b, kind in zip(now, twin, outs)]
     if bodies_of(node.eqn):
-      raise UnsupportedLayerError(
-          f'align_ada runs a frozen twin beside the network, equation by equation, and the model '
-          f'uses parameters together with activities inside a {node.name!r}, into which the twin '
-          f'cannot follow. Move the parameters out of it (lax.scan, nn.scan, nn.remat, lax.cond '
-          f'and jit are followed), or choose a rule of single layers, such as \'align_prop\'.')
+      raise _unfollowed(node.name)
     # Only parameters take a gradient here; what else the equation reads is held at its current
     # value, and where credit is muted so are they.
     quiet = not self._quiet.isdisjoint(node.outs)

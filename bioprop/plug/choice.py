@@ -23,9 +23,12 @@ class Choice:
     Raises:
       PatternError: if no pattern matches.
     """
-    for pattern, rule in self.rows:
-      if matches(pattern, path):
-        return rule
+    return self._row_for(path)[1]
+
+  def _row_for(self, path: str) -> tuple[str, AnyRule]:
+    for row in self.rows:
+      if matches(row[0], path):
+        return row
     patterns = ', '.join(repr(pattern) for pattern, _ in self.rows)
     raise PatternError(
         f'the layer {path!r} matches none of the patterns {patterns}, so it has no learning rule. '
@@ -47,6 +50,11 @@ class Choice:
     """Whether some layer's feedback is a parameter."""
     return any(rule.learns for _, rule in self.rows)
 
+  @property
+  def redraws(self) -> bool:
+    """Whether some layer draws feedback at each call."""
+    return self.network is None and any(rule.redraws for _, rule in self.rows)
+
   def learns_at(self, path: str) -> bool:
     """Whether the feedback of the parameter at `path` is a parameter."""
     return self.rule_for(path).learns
@@ -61,8 +69,8 @@ class Choice:
                      for pattern, rule in self.rows)
 
   def check_used(self, paths: list[str]) -> None:
-    """Raises PatternError if a pattern decides for none of the model's layers."""
-    used = {next(p for p, _ in self.rows if matches(p, path)) for path in paths}
+    """Raises PatternError if a pattern decides for none of the model's layers, or none for one."""
+    used = {self._row_for(path)[0] for path in paths}
     for pattern, _ in self.rows:
       if pattern not in used and pattern != '*':
         raise PatternError(

@@ -10,10 +10,9 @@ from flax import nnx
 from bioprop.network.layered import Layered
 from bioprop.plug import linen as linen_plug
 from bioprop.plug import nnx as nnx_plug
-from bioprop.plug.arguments import split
 from bioprop.plug.choice import choose
 from bioprop.plug.function import FEEDBACK, Call, Plug, Store, redrawn
-from bioprop.plug.output import Where
+from bioprop.plug.output import Where, split
 from bioprop.rules import RULES, AnyRule
 
 _STREAMS = ('params', 'feedback', 'dropout')
@@ -169,7 +168,7 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool) -> Re
       rows.append(_unseen(row, plug, made, call))
     else:
       rows.append(_row(row, layered, made, call))
-    if plug.choice.learns_at(path) and call.keys[path] in made:
+    if call.keys[path] in made and plug.choice.learns_at(path):
       beside = '/'.join((*call.keys[path][:-1], f'{FEEDBACK}_{call.keys[path][-1]}'))
       rows.append(dataclasses.replace(rows[-1], path=beside, feedback=None,
                                       note='learned feedback'))

@@ -1,6 +1,6 @@
 """transform: any JAX function whose weights learn by another rule; and what all fronts share."""
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,12 +8,11 @@ import jax.numpy as jnp
 
 from bioprop.errors import FeedbackMissingError
 from bioprop.network.acting import Home
-from bioprop.network.feedback import Draw, homes
+from bioprop.network.feedback import Draw, Names, homes
 from bioprop.network.layered import Layered, trace
 from bioprop.network.whole import TracedNetwork
-from bioprop.plug.arguments import split
 from bioprop.plug.choice import Choice, choose
-from bioprop.plug.output import Where, locate
+from bioprop.plug.output import Returned, Where, locate, split
 from bioprop.rules import AnyRule, NetworkRule
 from bioprop.typing import Array, Key, PyTree
 
@@ -96,7 +95,7 @@ class Plug:
     layered.require_ops(call.name)
     self.choice.check_used(layered.traced.network.acted)
     weights, direct = layered.init_feedback(call.params, draw, key)
-    named = _Names(layered, call.keys)
+    named = Names(layered.traced.network, call.keys)
     return {**{call.keys[path]: value for path, value in weights.items()},
             **{named(home, name): value for home, own in direct.items()
                for name, value in own.items()}}
@@ -147,7 +146,7 @@ class Plug:
       if not rule.exact and rule.keeps_feedback and call.keys[path] in stored:
         weights[path] = stored[call.keys[path]]
         _check_alike(path, rule, weights[path], call.params[path])
-    named, direct = _Names(layered, call.keys), {}
+    named, direct = Names(layered.traced.network, call.keys), {}
     leaves = {keys: value for keys, value in stored.items() if keys not in call.keys.values()}
     for home in dict.fromkeys(homes(layered.traced.network).values()):
       layer = call.keys[home[0]][:-1]
@@ -156,61 +155,6 @@ class Plug:
       if found:
         direct[home] = found
     return weights, direct
-
-
-class Returned:
-  """Tells arrays from all else that a model returns, so that JAX can trace it."""
-
-  def keep(self, out: PyTree) -> list[Array]:
-    """The arrays."""
-    leaves, self._structure = jax.tree.flatten(out)
-    self._is_array = [hasattr(leaf, 'dtype') for leaf in leaves]
-    self._others = [None if array else leaf for leaf, array in zip(leaves, self._is_array)]
-    return [leaf for leaf, array in zip(leaves, self._is_array) if array]
-
-  def restore(self, arrays: Sequence[Any]) -> PyTree:
-    """What the model returned, with other arrays."""
-    rest = iter(arrays)
-    return jax.tree.unflatten(self._structure, [
-        next(rest) if array else leaf for leaf, array in zip(self._others, self._is_array)])
-
-  def position(self, at: int, leaf: Any) -> tuple[int, Any]:
-    """A leaf's position among the arrays, and the leaf."""
-    return sum(self._is_array[:at]), leaf
-
-
-class _Names:
-  """The keys of feedback that belongs to an op, beside its parameter.
-
-  It is called as its rule calls it, 'error'; where a layer has several weights 'kernel_error', and
-  of further inputs of other shapes 'error_1', 'error_2'.
-  """
-
-  def __init__(self, layered: Layered, keys: Mapping[str, Keys]):
-    self._keys = keys
-    taken = set(keys.values())
-    weights = {op.path for op in layered.traced.network.ops}
-    layers = [keys[path][:-1] for path in weights]
-    self._alone = {path for path in weights if layers.count(keys[path][:-1]) == 1
-                   and (*keys[path][:-1], 'error') not in taken}
-
-  def _affixes(self, home: Home) -> tuple[str, str]:
-    path, number = home
-    before = '' if path in self._alone else f'{self._keys[path][-1]}_'
-    return before, f'_{number}' if number else ''
-
-  def __call__(self, home: Home, name: str) -> Keys:
-    before, after = self._affixes(home)
-    return (*self._keys[home[0]][:-1], f'{before}{name}{after}')
-
-  def read(self, home: Home, leaf: str) -> str | None:
-    """What a rule calls a leaf of the layer, None if it is another op's."""
-    before, after = self._affixes(home)
-    if not (leaf.startswith(before) and leaf.endswith(after)):
-      return None
-    name = leaf[len(before):len(leaf) - len(after)]
-    plain = not after and name.rpartition('_')[2].isdigit()
-    return None if plain or not name else name
 
 
 def transform(function: Callable[..., PyTree], rule: AnyRule | str | Mapping[str, AnyRule | str], *,

@@ -11,7 +11,6 @@ from flax import nnx
 from flax.core.scope import in_filter
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError, PluggedError, UnboundError
-from bioprop.plug.arguments import split
 from bioprop.plug.choice import choose
 from bioprop.plug.function import (
   FEEDBACK,
@@ -23,7 +22,7 @@ from bioprop.plug.function import (
   nested,
   own_forward,
 )
-from bioprop.plug.output import Where
+from bioprop.plug.output import Where, split
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, Key, PyTree
 
@@ -151,7 +150,7 @@ class Plugged:
       variables = {**variables, **{k: v for k, v in grown.items() if k == FEEDBACK}}
     params, learned = split_learned(variables.get('params', {}), plug)
     held = {k: v for k, v in variables.items() if k not in ('params', FEEDBACK)}
-    _require(self, variables, learned, params)
+    _require(self, variables, learned, params, streams)
     stored = {**flat(nn.meta.unbox(variables.get(FEEDBACK, {}))), **learned}
     call = call_of(plain, params, held, args, kwargs, rngs, method, mutable)
     if not plug.choice.exact:
@@ -181,10 +180,9 @@ class Plugged:
 
     store = _boxed(plug.init(call, draw, _key(streams)), params)
     if plug.choice.learns:
-      learned = {(*keys[:-1], f'{_LEARNED}{keys[-1]}'): leaf for keys, leaf in store.items()
-                 if plug.choice.learns_at('/'.join(keys))}
-      store = {keys: leaf for keys, leaf in store.items()
-               if not plug.choice.learns_at('/'.join(keys))}
+      beside = [call.keys[path] for path in call.params if call.keys[path] in store
+                and plug.choice.learns_at(path)]
+      learned = {(*keys[:-1], f'{_LEARNED}{keys[-1]}'): store.pop(keys) for keys in beside}
       variables = {**variables, 'params': _merged(params, learned)}
     frozen = store or plug.choice.keeps_frozen
     return {**variables, **({FEEDBACK: nested(store)} if frozen else {})}
@@ -314,9 +312,14 @@ def _key(streams: Mapping[str, Key]) -> Key:
                             zlib.crc32(FEEDBACK.encode()))
 
 
-def _require(model: 'Plugged', variables, learned, params) -> None:
-  """Raises FeedbackMissingError if the variables carry none of what the rule keeps."""
+def _require(model: 'Plugged', variables, learned, params, streams) -> None:
+  """Raises FeedbackMissingError if the rule has none of what it keeps, or nothing to draw from."""
   choice = model.bioprop_plug.choice
+  if choice.redraws and FEEDBACK not in streams:
+    raise FeedbackMissingError(
+        f'{choice} draws new feedback at every step, and {type(model).__name__} has no random '
+        f'stream for it. Pass one: model.apply(variables, x, '
+        f'rngs={{\'feedback\': jax.random.fold_in(key, step)}}).')
   if choice.keeps_frozen and FEEDBACK not in variables:
     raise FeedbackMissingError(
         f'{choice} keeps feedback for {type(model).__name__} in the collection {FEEDBACK!r}, and '

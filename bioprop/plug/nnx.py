@@ -1,11 +1,8 @@
 """install: an NNX model whose weights learn by another rule, in place."""
-import copyreg
 import dataclasses
 import functools
-import inspect
-import types
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,32 +13,17 @@ from bioprop.errors import (
   FeedbackMissingError,
   NothingMatchedError,
   OutputError,
-  PluggedError,
   UnsupportedLayerError,
 )
 from bioprop.network.feedback import init_unseen
-from bioprop.plug.arguments import split
 from bioprop.plug.choice import choose
-from bioprop.plug.function import (
-  FEEDBACK,
-  Call,
-  Keys,
-  Plug,
-  Store,
-  is_traced,
-  nested,
-  own_forward,
-  redrawn,
-)
-from bioprop.plug.linen import without_gradient
+from bioprop.plug.function import FEEDBACK, Call, Keys, Plug, Store, nested, redrawn
+from bioprop.plug.nnx_effects import LEARNED, PLUG, STORE, STREAM
+from bioprop.plug.nnx_run import call_of, modules, plug_in, refuse_plugged, unplug
 from bioprop.plug.output import Where
 from bioprop.rules import AnyRule
-from bioprop.typing import Array, Key, PyTree
+from bioprop.typing import Array, Key
 
-# Attributes of a plugged model: its Plug, its frozen feedback by path, its own random stream, and
-# the paths of the weights beside which feedback is kept that learns.
-PLUG, STORE, STREAM, LEARNED = (
-    'bioprop_plug', 'bioprop_feedback', 'bioprop_stream', 'bioprop_learned')
 _ABSENT = object()
 
 
@@ -102,13 +84,7 @@ def install(
   if rngs is _ABSENT:  # By its name it would be taken for the model's own argument.
     rngs = kwargs.pop('rngs', None)
   plug = Plug(choose(rule), output)
-  for path, module in _modules(model):
-    if PLUG in vars(module):
-      raise PluggedError(
-          f'the model{"" if not path else f" at {_name(path)!r}"} learns by '
-          f'{getattr(module, PLUG).choice} already, and two rules cannot both act on its weights. '
-          f'Take that out first: bioprop.uninstall(model); or mix rules in one choice: '
-          f'{{\'conv*\': \'fa\', \'*\': \'dfa\'}}.')
+  refuse_plugged(model)
   if plug.choice.exact:
     _require_parameters(model)
     return model
@@ -117,8 +93,7 @@ def install(
   if stream is not None:
     setattr(model, STREAM, stream)
   setattr(model, PLUG, plug)
-  for path, module in _modules(model):
-    _swap(module, _class_of(type(module), 'root' if not path else 'part'))
+  plug_in(model)
   return model
 
 
@@ -131,73 +106,14 @@ def uninstall(model: nnx.Module) -> nnx.Module:
   Returns:
     The model itself.
   """
-  for path in vars(model).get(LEARNED, ()):
-    owner, name = _beside(model, path)
-    delattr(owner, name)
-  for _, module in _modules(model):
-    for name in {PLUG, STORE, STREAM, LEARNED} & set(vars(module)):
-      delattr(module, name)
-    if hasattr(type(module), '_bioprop_plain'):
-      _swap(module, type(module)._bioprop_plain)
+  unplug(model)
   return model
-
-
-def call_of(model: nnx.Module, method: Callable[..., Any], args: tuple[Any, ...],
-            kwargs: Mapping[str, Any]) -> Call:
-  """A call of a model, plain or plugged, as a function of its parameters by path.
-
-  The model that runs is a copy without its rule; NNX objects among the arguments are copied too.
-  The state that the function returns is what the call changed, by path.
-  """
-  arrays, nodes, rebuild = split(args, kwargs)
-  learned = {_feedback_path(path) for path in vars(model).get(LEARNED, ())}
-  is_parameter = lambda path, variable: isinstance(variable, nnx.Param) and (
-      path[0] == 0 and tuple(map(str, path[1:])) not in learned)
-  graphdef, params, rest = nnx.split((model, nodes), is_parameter, ..., graph=True)
-  variables = _named(params)
-
-  def function(params, held, arrays):
-    state = nnx.from_flat_state([(path, variable.replace(params[name]))
-                                 for name, (path, variable) in variables.items()])
-    copy, others = nnx.merge(graphdef, state, held, copy=True)
-    uninstall(copy)
-    before = {path: variable.get_raw_value() for path, variable in _state((copy, others))}
-    args, kwargs = rebuild({**others, **arrays})
-    out = method(copy, *args, **kwargs)
-    changed = {path: variable for path, variable in _state((copy, others))
-               if variable.get_raw_value() is not before.get(path)}
-    return out, nnx.from_flat_state(changed)
-
-  values = {name: variable.get_raw_value() for name, (_, variable) in variables.items()}
-  keys = {name: tuple(map(str, path[1:])) for name, (path, _) in variables.items()}
-  return Call(type(model).__name__, function, values, keys, rest, arrays)
-
-
-def stored(model: nnx.Module) -> dict[Keys, nnx.Variable]:
-  """The variables that hold the feedback of a plugged model, by its keys."""
-  found = {path[1:]: variable for path, variable in nnx.iter_graph(model, graph=True)
-           if isinstance(variable, nnx.Variable) and path and path[0] == STORE}
-  for path in vars(model).get(LEARNED, ()):
-    owner, name = _beside(model, path)
-    found[path] = getattr(owner, name)
-  return found
-
-
-def _feedback_path(path: Keys) -> Keys:
-  return (*path[:-1], f'{FEEDBACK}_{path[-1]}')
-
-
-def _beside(model: nnx.Module, path: Keys) -> tuple[nnx.Module, str]:
-  """The module that owns a weight, and the name of the feedback beside it."""
-  owner = next(module for own, module in _modules(model) if tuple(map(str, own)) == path[:-1])
-  return owner, f'{FEEDBACK}_{path[-1]}'
 
 
 def _made(model, plug: Plug, draws: '_Draws', sample, kwargs):
   """The feedback of a model, and the stream that its rules draw from at each call."""
   rules = [rule for _, rule in plug.choice.rows]
   whole = plug.choice.network
-  redraws = any(not whole and rule.redraws for rule in rules)
   given = bool(sample or kwargs)
   if not given and any(map(needs_sample, rules)):
     require_sample(plug)
@@ -216,8 +132,9 @@ def _made(model, plug: Plug, draws: '_Draws', sample, kwargs):
     store = plug.init(call, draw, key)
   else:
     store = init_without_sample(call, plug, draws.key if keeps else None)
-  stream = nnx.RngStream(jax.random.fold_in(draws.key, 1), tag=FEEDBACK) if redraws else None
-  return store, stream
+  if not plug.choice.redraws:
+    return store, None
+  return store, nnx.RngStream(jax.random.fold_in(draws.key, 1), tag=FEEDBACK)
 
 
 def needs_sample(rule: AnyRule) -> bool:
@@ -255,6 +172,7 @@ def _keep(model: nnx.Module, plug: Plug, store: Store) -> None:
   """Keeps feedback in the model, placed and annotated as the weights that it is beside."""
   weights = {tuple(map(str, path)): variable for path, variable in nnx.iter_graph(model, graph=True)
              if isinstance(variable, nnx.Param)}
+  learns = lambda keys: keys in weights and plug.choice.learns_at('/'.join(keys))
 
   def variable(keys: Keys, value: Array) -> nnx.Variable:
     weight = weights.get(keys[1:] if plug.choice.network else keys)
@@ -265,11 +183,10 @@ def _keep(model: nnx.Module, plug: Plug, store: Store) -> None:
       value = jax.device_put(value, sharding)
     metadata = {key: weight.get_metadata(key) for key in ('out_sharding', 'sharding_rules', 'mesh')
                 if weight.has_metadata(key)}
-    learns = plug.choice.learns_at('/'.join(keys))
-    return (type(weight) if learns else Feedback)(value, **metadata)
+    return (type(weight) if learns(keys) else Feedback)(value, **metadata)
 
-  beside = {tuple(map(str, path)): module for path, module in _modules(model)}
-  learned = tuple(sorted(keys for keys in store if plug.choice.learns_at('/'.join(keys))))
+  beside = {tuple(map(str, path)): module for path, module in modules(model)}
+  learned = tuple(sorted(filter(learns, store)))
   for keys in learned:
     if keys[:-1] not in beside:
       raise UnsupportedLayerError(
@@ -283,125 +200,6 @@ def _keep(model: nnx.Module, plug: Plug, store: Store) -> None:
     setattr(model, LEARNED, learned)
   if made:
     setattr(model, STORE, nnx.data(nested(made)))
-
-
-def _run(model: nnx.Module, method: Callable[..., Any], args, kwargs) -> Any:
-  """A public method of a plugged model."""
-  plug = getattr(model, PLUG)
-  tracing = is_traced((args, kwargs)) or any(
-      is_traced(variable.get_raw_value()) for _, variable in nnx.iter_graph(model, graph=True)
-      if isinstance(variable, nnx.Variable))
-  if not (tracing or own_forward(plug.choice)):
-    return method(model, *args, **kwargs)
-  key = None
-  if STREAM in vars(model):
-    key = getattr(model, STREAM)()
-  call = call_of(model, method, args, kwargs)
-  kept = {keys: variable.get_raw_value() for keys, variable in stored(model).items()}
-  out, changed = plug.run(call, kept, key)
-  _write((model, split(args, kwargs)[1]), changed)
-  return out
-
-
-def _write(target: PyTree, changed: nnx.State) -> None:
-  """Writes what a call changed, and adds what it made (`sow`), to the model and the arguments."""
-  known = dict(_state(target))
-  for path, variable in nnx.to_flat_state(changed):
-    if path in known:
-      known[path].set_raw_value(variable.get_raw_value())
-    else:
-      node = target
-      for key in path[:-1]:
-        node = node[key] if isinstance(node, tuple | list | Mapping) else getattr(node, str(key))
-      setattr(node, path[-1], variable)
-
-
-def _class_of(plain: type[nnx.Module], role: str) -> type[nnx.Module]:
-  """The plugged class of a module's class, one for each role, kept with it.
-
-  A 'root' runs by its rule. A 'part' refuses gradients that are asked of it outside of the root.
-  """
-  plain = getattr(plain, '_bioprop_plain', plain)
-  name = f'_bioprop_{role}'
-  if name not in vars(plain):
-    wrapped = _as_root if role == 'root' else _as_part
-    body = {'__module__': plain.__module__, '__qualname__': plain.__qualname__,
-            '__doc__': plain.__doc__, '_bioprop_plain': plain, '_bioprop_role': role,
-            '__reduce_ex__': _reduce,
-            **{method: wrapped(function) for method, function in _public(plain).items()}}
-    cls = types.new_class(plain.__name__, (plain,), {'pytree': plain._pytree__is_pytree},
-                          lambda namespace: namespace.update(body))
-    setattr(plain, name, cls)
-  return vars(plain)[name]
-
-
-def _public(plain: type[nnx.Module]) -> dict[str, Callable[..., Any]]:
-  """The public methods that a class and its parents add to nnx.Module's own."""
-  found: dict[str, Any] = {}
-  for cls in reversed(plain.__mro__):
-    if not issubclass(nnx.Module, cls):
-      found.update(vars(cls))
-  return {name: value for name, value in found.items() if inspect.isfunction(value)
-          and (name == '__call__' or not (name.startswith('_') or hasattr(nnx.Module, name)))}
-
-
-def _as_root(method):
-
-  @functools.wraps(method)
-  def run(self, *args, **kwargs):
-    return _run(self, method, args, kwargs)
-
-  return run
-
-
-def _as_part(method):
-
-  @functools.wraps(method)
-  def run(self, *args, **kwargs):
-    return without_gradient(method(self, *args, **kwargs), (
-        f'a gradient was asked of {type(self).__name__}.{method.__name__}, a part of a plugged '
-        f'model that was called outside of the model\'s own methods, where its rule cannot act. '
-        f'Call the model that install was given, or a method of it that calls this part.'))
-
-  return run
-
-
-def _reduce(self, protocol):
-  """As the plain class is pickled and copied; the plugged class is made again."""
-  made, (_, *rest), *state = super(type(self), self).__reduce_ex__(protocol)
-  if made is not copyreg.__newobj__:
-    raise TypeError(f'{type(self).__name__} pickles itself in a way of its own, which a plugged '
-                    f'model cannot follow: bioprop.uninstall(model) first.')
-  return _remake, (type(self)._bioprop_plain, type(self)._bioprop_role, *rest), *state
-
-
-def _remake(plain: type[nnx.Module], role: str, *args: Any) -> nnx.Module:
-  return object.__new__(_class_of(plain, role), *args)
-
-
-def _modules(model: nnx.Module) -> Iterator[tuple[tuple[Any, ...], nnx.Module]]:
-  """Every module of the model once, by path, as one list that a change does not disturb."""
-  return iter([(path, node) for path, node in nnx.iter_graph(model, graph=True)
-               if isinstance(node, nnx.Module)])
-
-
-def _swap(module: nnx.Module, cls: type) -> None:
-  # Around NNX's own __setattr__, which would take '__class__' for one of the module's attributes.
-  object.__setattr__(module, '__class__', cls)
-
-
-def _state(node) -> list[tuple[tuple[Any, ...], nnx.Variable]]:
-  """What a call may change: every variable but parameters and feedback, by path."""
-  return list(nnx.to_flat_state(nnx.state(node, nnx.Not(nnx.Any(nnx.Param, Feedback)), graph=True)))
-
-
-def _named(state: nnx.State) -> dict[str, tuple[tuple[Any, ...], nnx.Variable]]:
-  """(path, variable) of a state of (model, nodes), by the name of the path in the model."""
-  return {_name(path[1:]): (path, variable) for path, variable in nnx.to_flat_state(state)}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-  return '/'.join(map(str, path))
 
 
 def _require_parameters(model: nnx.Module) -> None:

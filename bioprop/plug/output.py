@@ -1,13 +1,60 @@
-"""The network's output: the one array whose cotangent is the error."""
+"""A model's arguments and results: arrays, told apart from all else, and which is its output."""
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
 from bioprop.errors import OutputError
-from bioprop.typing import PyTree
+from bioprop.typing import Array, PyTree
 
 Where = int | str | tuple[int | str, ...] | None
+ByPosition = dict[int, Any]
+# Puts other values in the places of what was split off, and returns (args, kwargs).
+Rebuild = Callable[[ByPosition], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def split(args: tuple[Any, ...], kwargs: Mapping[str, Any]
+          ) -> tuple[ByPosition, ByPosition, Rebuild]:
+  """Splits a call's arguments.
+
+  Args:
+    args: positional arguments, trees of anything.
+    kwargs: keyword arguments.
+
+  Returns:
+    The arrays (or their shapes) and the NNX objects (nnx.Rngs) by position, and `Rebuild`.
+  """
+  is_node = lambda a: isinstance(a, (nnx.Pytree, nnx.Variable))
+  leaves, structure = jax.tree.flatten((args, dict(kwargs)), is_leaf=is_node)
+  nodes = {i: leaf for i, leaf in enumerate(leaves) if is_node(leaf)}
+  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and _is_array(leaf)}
+  rebuild = lambda others: jax.tree.unflatten(
+      structure, [others.get(i, leaf) for i, leaf in enumerate(leaves)])
+  return arrays, nodes, rebuild
+
+
+class Returned:
+  """Tells arrays from all else that a model returns, so that JAX can trace it."""
+
+  def keep(self, out: PyTree) -> list[Array]:
+    """The arrays."""
+    leaves, self._structure = jax.tree.flatten(out)
+    self._is_array = [hasattr(leaf, 'dtype') for leaf in leaves]
+    self._others = [None if array else leaf for leaf, array in zip(leaves, self._is_array)]
+    return [leaf for leaf, array in zip(leaves, self._is_array) if array]
+
+  def restore(self, arrays: Sequence[Any]) -> PyTree:
+    """What the model returned, with other arrays."""
+    rest = iter(arrays)
+    return jax.tree.unflatten(self._structure, [
+        next(rest) if array else leaf for leaf, array in zip(self._others, self._is_array)])
+
+  def position(self, at: int, leaf: Any) -> tuple[int, Any]:
+    """A leaf's position among the arrays, and the leaf."""
+    return sum(self._is_array[:at]), leaf
 
 
 def locate(out: PyTree, where: Where) -> tuple[int, Any]:
@@ -57,3 +104,7 @@ def replace(out: PyTree, position: int, leaf: Any) -> PyTree:
 def _names(path) -> tuple[int | str, ...]:
   return tuple(getattr(entry, 'key', getattr(entry, 'idx', getattr(entry, 'name', None)))
                for entry in path)
+
+
+def _is_array(leaf: Any) -> bool:
+  return hasattr(leaf, 'shape') and not isinstance(leaf, np.generic)  # numpy's own True is a flag.

@@ -9,8 +9,8 @@ from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
 from bioprop.measure import evaluate
-from bioprop.plug.feedback import FeedbackWeights
-from bioprop.plug.jacobian import Jacobians
+from bioprop.probes.feedback_weights import FeedbackWeights
+from bioprop.probes.jacobian import Jacobians
 from bioprop.typing import Array, PyTree
 
 # Maps outputs [n, ...] and labels to the loss of each sample, or of each of its labels.

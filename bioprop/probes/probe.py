@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 
 from bioprop.errors import MeasureError
-from bioprop.plug.feedback import FeedbackOf
-from bioprop.plug.jacobian import jacobians
 from bioprop.plug.linen import wrap
 from bioprop.plug.output import Where
+from bioprop.probes.feedback_weights import FeedbackOf
+from bioprop.probes.jacobian import jacobians
 from bioprop.probes.point import Batch, Loss, Point
 from bioprop.probes.types import TYPES
 from bioprop.rules import AnyRule

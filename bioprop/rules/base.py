@@ -170,7 +170,8 @@ class Rule(abc.ABC):
       op: the layer.
       params: its parameters.
       x: its input, [n, ...].
-      feedback: what `init_feedback` made, and 'key' where the rule `redraws`.
+      feedback: what `init_feedback` made, and 'key' where the rule `redraws`; None where there is
+        none, as x takes no cotangent (it is made of token ids or pixels of integers).
       g: the cotangent that arrived at its output, shaped like y.
       e: the error, that is the cotangent of the network's output, [n, ...]; it contains the loss's
         reduction (1/n under a mean). None unless the rule `reads_error`.

@@ -21,7 +21,8 @@ class SignRule(Rule):
     """g sent through the signed magnitudes; see `Rule.backward`."""
     del e
     dx = None
-    if jnp.issubdtype(x.dtype, jnp.inexact):
+    sends = feedback is not None or not self.keeps_feedback
+    if sends and jnp.issubdtype(x.dtype, jnp.inexact):
       b = self.sent_through({name: params[name] for name in op.weights}, feedback)
       dx = op.send(b, params, x, g)
     return Credit(op.update(params, x, g), dx)

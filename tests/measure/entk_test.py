@@ -47,10 +47,10 @@ ZOO = {
     'mlp': (lambda: MLP(classes=3, hidden=(6, 4)), RNG.randn(4, 7)),
     'shared': (Shared, RNG.randn(4, 6)),
     'convolutions': (Convolutions, RNG.randn(4, 6, 6, 2)),
-    'lenet': (lambda: LeNet(classes=3), RNG.randn(2, 28, 28, 1)),
+    'lenet': (lambda: LeNet(classes=3, features=(3, 4, 9), dense=8), RNG.randn(2, 28, 28, 1)),
     'resnet': (lambda: ResNet(classes=3, stages=(1, 1), width=3), RNG.randn(3, 6, 6, 3)),
     'rnn': (lambda: RNN(classes=2, width=4), RNG.randn(3, 5)),
-    'transformer': (lambda: Transformer(5, width=8, heads=2, positions=6), TOKENS),
+    'transformer': (lambda: Transformer(5, layers=1, width=8, heads=2, positions=6), TOKENS),
 }
 
 
@@ -61,13 +61,18 @@ def _promotion():
     yield
 
 
+def wave(w):
+  """Numbers shaped like w."""
+  return 0.3 * np.cos(np.arange(w.size)).reshape(w.shape)
+
+
 def started(model, x):
   """Float64 variables of a plugged model, its parameters moved from where its feedback was made."""
-  variables = model.init(KEY, jnp.asarray(x, jnp.float32) if x.dtype == np.float64 else x)
-  variables = jax.tree.map(
-      lambda a: a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a, variables)
-  move = lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size, dtype=w.dtype)).reshape(w.shape)
-  return {**variables, 'params': jax.tree.map(move, variables['params'])}
+  variables = jax.jit(model.init)(KEY, jnp.asarray(x, jnp.float32) if x.dtype == np.float64 else x)
+  double = lambda a: np.asarray(a, np.float64 if jnp.issubdtype(a.dtype, jnp.floating) else a.dtype)
+  variables = jax.tree.map(double, variables)
+  params = jax.tree.map(lambda w: w + wave(w), variables['params'])
+  return jax.tree.map(jnp.asarray, {**variables, 'params': params})
 
 
 def own(tree):
@@ -147,13 +152,16 @@ def test_networks_move_as_it_says(rule):
   plugged = bioprop.wrap(model, bioprop.make(rule, **options))
   variables, x = started(plugged, x), jnp.asarray(x)
   y = jax.nn.one_hot(jnp.arange(4) % 3, 3, dtype=x.dtype)
-  run = lambda p: plugged.apply({**variables, 'params': p}, x, rngs=RNGS)
-  params = variables['params']
-  step = jax.grad(lambda p: jnp.sum(jnp.square(run(p) - y)) / 2)(params)
-  h = 1e-6
-  move = lambda sign: run(jax.tree.map(lambda w, g: w - sign * h * g, params, step))
-  want = (move(1) - move(-1)) / (2 * h)
-  error = run(params) - y
+
+  @jax.jit
+  def moved(params):
+    run = lambda p: plugged.apply({**variables, 'params': p}, x, rngs=RNGS)
+    step = jax.grad(lambda p: jnp.sum(jnp.square(run(p) - y)) / 2)(params)
+    h = 1e-6
+    move = lambda sign: run(jax.tree.map(lambda w, g: w - sign * h * g, params, step))
+    return (move(1) - move(-1)) / (2 * h), run(params) - y
+
+  want, error = moved(variables['params'])
   jacobians = bioprop.jacobians(plugged, x, rngs=RNGS)
   true = jacobians.true(variables)
   got = -measure.entk(true, jacobians.update(variables), x, (x, error)).sum((1, 3))
@@ -190,8 +198,8 @@ def test_nnx_models(rule):
   models = Net(), bioprop.install(Net(), rule, nnx.Rngs(1), x)
   for model in models:
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    move = lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size, dtype=w.dtype)).reshape(w.shape)
-    nnx.update(model, nnx.from_flat_state([(p, v.replace(move(v[...]))) for p, v in state]))
+    nnx.update(model, nnx.from_flat_state(
+        [(p, v.replace(v[...] + jnp.asarray(wave(v[...])))) for p, v in state]))
 
   def rows(model):
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
@@ -211,7 +219,7 @@ def test_nnx_models(rule):
   np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10 * jnp.abs(want).max())
 
 
-@pytest.mark.usefixtures('x64')
+@pytest.mark.usefixtures('x64', 'quick')
 def test_layer_by_layer():
   """The kernels of the parameters add up; under dfa the readout's own is backprop's."""
   _, _, x, variables, jacobians = prepared('mlp', 'dfa')
@@ -224,11 +232,11 @@ def test_layer_by_layer():
   assert jnp.abs(parts['Dense_0/kernel'] - exact['Dense_0/kernel']).max() > 0.1
 
 
-@pytest.mark.usefixtures('x64')
+@pytest.mark.usefixtures('x64', 'quick')
 def test_no_jacobian_where_factors_serve():
   """The largest array that the compiled program of a wide layer holds is the kernel's size."""
   model, x = MLP(classes=3, hidden=(64, 256)), jnp.zeros((8, 32))
-  variables = jax.tree.map(lambda a: a.astype(jnp.float64), model.init(KEY, jnp.zeros((1, 32))))
+  variables = started(model, x)
   jacobians = bioprop.jacobians(model, x)
   made = jax.eval_shape(jacobians.true(variables), x)
   assert max(leaf.size for leaf in jax.tree.leaves(made)) == 8 * 3 * 256
@@ -236,10 +244,11 @@ def test_no_jacobian_where_factors_serve():
       f'Dense_{i}/bias' for i in range(3)}
 
 
+@pytest.mark.usefixtures('quick')
 def test_what_cannot_be_measured():
   """Rules that are not linear, variables of another model, no samples, blocks of none."""
   model, x = bioprop.wrap(MLP(classes=3, hidden=(6,)), 'hebb'), jnp.ones((4, 7))
-  variables = model.init(KEY, x)
+  variables = jax.jit(model.init)(KEY, x)
   jacobians = bioprop.jacobians(model, x)
   with pytest.raises(MeasureError, match='Hebb is not linear.*jacobians.update'):
     jacobians.pseudo(variables)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import bioprop
-from bioprop import errors
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -65,46 +64,39 @@ def test_learned_nonlinearities_take_gradients(tools):
 
 class Shared(nn.Module):
   """One layer, two nonlinearities."""
+  first: object
+  second: object
 
   @nn.compact
   def __call__(self, x):
-    layer = nn.Dense(6, name='shared')
-    return nn.Dense(3)(nn.relu(layer(nn.tanh(layer(x)))))
+    layer = nn.Dense(6, param_dtype=jnp.float64, name='shared')
+    return nn.Dense(3, param_dtype=jnp.float64, name='readout')(self.second(layer(self.first(layer(x)))))
 
 
-def test_ambiguous(tools):
-  """Refused, and a name helps."""
-  with pytest.raises(errors.ActivationError, match="'shared' is called more than once.*tanh"):
-    bioprop.wrap(Shared(), 'hebb').init(jax.random.key(0), tools.x)
-  named = {'shared': bioprop.make('hebb', activation='relu'), '*': 'bp'}
-  model = bioprop.wrap(Shared(), named)
-  grads = tools.gradient(model, model.init(jax.random.key(0), tools.x), tools.x)
-  assert np.any(grads['shared']['kernel'])
+# Functions of other names, other constants, and other options of a primitive; also in numpy.
+PAIRS = {
+    'names': ((nn.tanh, np.tanh), (nn.relu, lambda h: np.maximum(h, 0))),
+    'slopes': tuple((lambda h, a=a: nn.leaky_relu(h, a), lambda h, a=a: np.where(h > 0, h, a * h))
+                    for a in (0.1, 0.2)),
+    'exponents': tuple((lambda h, n=n: h**n,) * 2 for n in (2, 3)),
+}
 
 
-def test_constants_tell_functions_apart(tools):
-  """Two slopes are two functions, also under jit, where constants must stay constants."""
-
-  class Slopes(nn.Module):
-
-    @nn.compact
-    def __call__(self, x):
-      layer = nn.Dense(6, name='shared')
-      return nn.Dense(3)(nn.leaky_relu(layer(nn.leaky_relu(layer(x), 0.1)), 0.2))
-
-  with pytest.raises(errors.ActivationError, match='0.1.*0.2'):
-    jax.jit(bioprop.wrap(Slopes(), 'hebb').init)(jax.random.key(0), tools.x)
-
-
-def test_exponents_tell_functions_apart(tools):
-  """An option of a primitive is part of its name."""
-
-  class Powers(nn.Module):
-
-    @nn.compact
-    def __call__(self, x):
-      layer = nn.Dense(6, name='shared')
-      return nn.Dense(3)(layer(layer(x)**2)**3)
-
-  with pytest.raises(errors.ActivationError, match=r'\(2\).*\(3\)'):
-    bioprop.wrap(Powers(), 'hebb').init(jax.random.key(0), tools.x)
+@pytest.mark.parametrize('pair', PAIRS)
+def test_each_use_of_a_layer_has_its_own(x64, tools, pair):
+  """Both uses are Hebbian in what follows them, and add up; under jit too."""
+  (first, one), (second, two) = PAIRS[pair]
+  model = bioprop.wrap(Shared(first, second), 'hebb')
+  x = np.asarray(tools.x, np.float64)
+  variables = tools.fill(jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0)))
+  got = jax.jit(lambda v: tools.gradient(model, v, jnp.asarray(x)))(variables)
+  p = jax.tree.map(np.asarray, variables['params'])
+  apply = lambda name, x: x @ p[name]['kernel'] + p[name]['bias']
+  low = one(apply('shared', x))
+  high = two(apply('shared', low))
+  f = apply('readout', high)
+  error = np.cos(f) / 3  # Of one sample, of its mean over outputs.
+  posts = [-np.square(error).sum(1, keepdims=True) / len(x) * post for post in (low, high)]
+  want = {'shared': {'kernel': x.T @ posts[0] + low.T @ posts[1], 'bias': sum(posts).sum(0)},
+          'readout': {'kernel': high.T @ error / len(x), 'bias': error.mean(0)}}
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), got, want)

@@ -18,8 +18,18 @@ class Low(nn.Dense):
     return super().__call__(x) + x @ self.param('extra', nn.initializers.normal(), (6, 6))
 
 
+@jax.custom_vjp
+def closed(x, w):
+  """A product with a derivative of its own, which no rule can enter."""
+  return x @ w
+
+
+closed.defvjp(lambda x, w: (x @ w, (x, w)), lambda kept, g: (
+    g @ kept[1].T, jnp.einsum('nti,ntj->ij', kept[0], g)))
+
+
 class Everything(nn.Module):
-  """Embedding, norm, attention, a custom matrix."""
+  """Embedding, norm, attention, a custom matrix, and one that rules cannot reach."""
 
   @nn.compact
   def __call__(self, tokens, train):
@@ -27,7 +37,7 @@ class Everything(nn.Module):
     x = nn.BatchNorm(use_running_average=not train)(x)
     x = nn.MultiHeadDotProductAttention(2)(x)
     x = x @ self.param('mine', nn.initializers.normal(), (6, 6))
-    x = nn.relu(Low(6)(x))
+    x = nn.relu(closed(Low(6)(x), self.param('hidden', nn.initializers.normal(), (6, 6))))
     gain = self.param('gain', nn.initializers.ones, (6,))
     return nn.Dense(3, name='readout')(x * gain[None, None])
 
@@ -40,7 +50,8 @@ TOKENS = jnp.zeros((2, 4), jnp.int32)
 def test_one_row_for_each_parameter(rule):
   """Paths and shapes are those of the variables; flags may be positional."""
   report = bioprop.describe(Everything(), rule, TOKENS, True)
-  params = jax.eval_shape(lambda k: bioprop.wrap(Everything(), rule).init(k, TOKENS, True),
+  choice = rule if issubclass(bioprop.RULES[rule], NetworkRule) else {'hidden': 'bp', '*': rule}
+  params = jax.eval_shape(lambda k: bioprop.wrap(Everything(), choice).init(k, TOKENS, True),
                           jax.random.key(0))['params']
   leaves = {'/'.join(p.key for p in path): leaf.shape
             for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
@@ -49,11 +60,12 @@ def test_one_row_for_each_parameter(rule):
   if issubclass(bioprop.RULES[rule], NetworkRule):
     assert {row.rule for row in report} == {rule} and not report.left_out
     return
-  assert rows['mine'].rule == rows['Low_0/extra'].rule == 'BACKPROP'
+  for path in ('mine', 'Low_0/extra', 'Embed_0/embedding', 'readout/kernel', 'readout/bias'):
+    assert rows[path].rule == rule
   assert rows['gain'].rule == rows['BatchNorm_0/scale'].rule == 'local'
-  assert rows['readout/kernel'].rule == rows['readout/bias'].rule == rule
-  assert {row.path for row in report.left_out} == {'mine', 'Low_0/extra'}
-  assert 'WARNING: 2 weight(s) stay on backprop: Low_0/extra, mine' in str(report)
+  assert rows['hidden'].rule == 'BACKPROP' and 'custom_vjp_call' in rows['hidden'].note
+  assert {row.path for row in report.left_out} == {'hidden'}
+  assert 'WARNING: 1 weight(s) stay on backprop: hidden' in str(report)
 
 
 @pytest.mark.parametrize('rule, feedback', [

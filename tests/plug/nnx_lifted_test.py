@@ -1,6 +1,5 @@
-"""NNX: B = W gives backprop's gradient through every transform and way to build a model."""
+"""NNX: B = W gives backprop's gradient through every transform and every way to build a model."""
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,11 @@ import pytest
 from flax import nnx
 
 import bioprop
-from bioprop import errors
 
 pytestmark = pytest.mark.usefixtures('quick')
 F = jnp.float64
 Linear = functools.partial(nnx.Linear, param_dtype=F)
+X = (4, 6)
 
 
 class Block(nnx.Module):
@@ -37,15 +36,51 @@ class Scaled(nnx.Linear):
     return super().__call__(jnp.tanh(self.inner(x))) * self.gain[...]
 
 
+class Heavy(Scaled):
+  """Does not call super's."""
+
+  def __call__(self, x):
+    return jnp.einsum('ni,io->no', jnp.tanh(self.inner(x)), self.kernel[...] * self.gain[...].T)
+
+
 class Tied(nnx.Module):
-  """One layer under two names, called three times."""
+  """One layer under two names, called three times; another with its kernel."""
 
   def __init__(self, rngs):
     self.one = Linear(6, 6, rngs=rngs)
-    self.two = self.one
+    self.two, self.other = self.one, Linear(6, 6, rngs=rngs)
+    self.other.kernel = self.one.kernel
 
   def __call__(self, x):
-    return jnp.tanh(self.two(jnp.tanh(self.one(jnp.tanh(self.one(x))))))
+    x = jnp.tanh(self.two(jnp.tanh(self.one(jnp.tanh(self.one(x))))))
+    return jnp.tanh(self.other(x)) @ self.one.kernel[...].T
+
+
+class Raw(nnx.Module):
+  """Parameters that multiply data without a layer: transposed, cast, concatenated, joined."""
+
+  def __init__(self, rngs):
+    init = lambda *shape: nnx.Param(jax.random.normal(rngs.params(), shape, F))
+    self.a, self.b, self.c = init(6, 5), init(2, 6, 5), init(6, 1)
+    self.d, self.e, self.gain = init(6, 2), init(2, 6), init(6)
+
+  def __call__(self, x):
+    h = jnp.tanh(x @ jnp.concatenate([self.a[...], self.c[...]], 1)) * self.gain[...][None]
+    h = jnp.tanh(jnp.einsum('ni,hio->nho', h, self.b[...])).sum(1) @ self.a[...].T
+    return h @ (self.d[...] @ self.e[...])
+
+
+class Held(nnx.Module):
+  """Parameters in containers that are no modules."""
+
+  def __init__(self, rngs):
+    init = lambda: nnx.Param(jax.random.normal(rngs.params(), (6, 6), F))
+    self.pair, self.named = nnx.data(({'w': init()}, init())), nnx.data({'w': init()})
+
+  def __call__(self, x):
+    for w in (self.pair[0]['w'], self.pair[1], self.named['w']):
+      x = jnp.tanh(x @ w[...])
+    return x
 
 
 class Remat(nnx.Module):
@@ -69,18 +104,8 @@ class Nested(nnx.Module):
 
   def __call__(self, x):
     for block in self.blocks:
-      x = block['b'][0](jnp.tanh(block['a'](x)))
+      x = block.get('b')[0](jnp.tanh(block['a'](x)))
     return self.end(x)
-
-
-class Branch(nnx.Module):
-  """nnx.cond on the data."""
-
-  def __init__(self, rngs):
-    self.block = Block(rngs)
-
-  def __call__(self, x):
-    return nnx.cond(jnp.sum(x) > -1e9, lambda m, x: m(x), lambda m, x: 2 * x, self.block, x)
 
 
 class Over(nnx.Module):
@@ -97,14 +122,27 @@ class Over(nnx.Module):
 class Recurrent(nnx.Module):
   """A cell over the six numbers as time."""
 
-  def __init__(self, rngs, both=False):
-    cell = lambda: nnx.RNN(nnx.SimpleCell(
-        1, 4, dtype=F, param_dtype=F, rngs=rngs), return_carry=False, rngs=rngs)
-    self.rnn = nnx.Bidirectional(cell(), cell(), rngs=rngs) if both else cell()
+  def __init__(self, rngs, cell=nnx.SimpleCell, both=False):
+    make = lambda: nnx.RNN(cell(1, 4, dtype=F, param_dtype=F, rngs=rngs), return_carry=False,
+                           rngs=rngs)
+    self.rnn = nnx.Bidirectional(make(), make(), rngs=rngs) if both else make()
     self.out = Linear(8 if both else 4, 6, rngs=rngs)
 
   def __call__(self, x):
     return self.out(self.rnn(x[..., None])[:, 2])
+
+
+class Attention(nnx.Module):
+  """Over the six numbers as positions."""
+
+  def __init__(self, rngs):
+    self.inside = Linear(1, 4, rngs=rngs)
+    # Dropout, though off, keeps it from jax.nn.dot_product_attention, whose softmax is float32.
+    self.attention = nnx.MultiHeadAttention(2, 4, param_dtype=F, decode=False, dropout_rate=0.1,
+                                            deterministic=True, rngs=rngs)
+
+  def __call__(self, x):
+    return self.attention(self.inside(x[..., None])).sum(-1)
 
 
 def apply(block, x):
@@ -117,6 +155,24 @@ def scan(axes=0, body=apply, **kwargs):
   return nnx.scan(body, in_axes=(axes, nnx.Carry), out_axes=nnx.Carry, **kwargs)
 
 
+def over_pieces(blocks, x):
+  """A scan of JAX's over a stack of states."""
+  definition, state = nnx.split(blocks)
+  return jax.lax.scan(lambda x, own: (nnx.merge(definition, own)(x), None), x, state)[0]
+
+
+def vmapped_pieces(blocks, x):
+  """A vmap of JAX's over a stack of states."""
+  definition, state = nnx.split(blocks)
+  return jax.vmap(lambda own: nnx.merge(definition, own)(x))(state).sum(0)
+
+
+def checkpointed_pieces(block, x):
+  """A remat of JAX's of a state."""
+  definition, state = nnx.split(block)
+  return jax.checkpoint(lambda state, x: nnx.merge(definition, state)(x))(state, x)
+
+
 def batch_norm(rngs):
   """In float64, its statistics too."""
   norm = nnx.BatchNorm(6, param_dtype=F, rngs=rngs)
@@ -126,44 +182,89 @@ def batch_norm(rngs):
 
 
 over = lambda call, stacked: functools.partial(Over, call=call, stacked=stacked)
-SPLIT = nnx.StateAxes({(nnx.Param, bioprop.Feedback, 'feedback'): 0, ...: None})
 
-# What stands between the first layer and the readout; each takes rngs.
-MIDDLES = {
-    'tied': Tied,
+# No transform names anything of ours. Each takes rngs.
+CALLS = {
+    'jit': over(nnx.jit(apply), False),
+    'cond': over(lambda m, x: nnx.cond(jnp.sum(x) > -1e9, apply, lambda m, x: 2 * x, m, x), False),
+    'switch': over(lambda m, x: nnx.switch(
+        jnp.argmax(x[0]), (apply,) * 5 + (lambda m, x: m(m(x)),), m, x), False),
     'remat': Remat,
     'remat_policy': over(nnx.remat(
         apply, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False), False),
-    'jit': over(nnx.jit(apply), False),
+    'checkpoint': over(lambda m, x: jax.checkpoint(lambda x: m(x))(x), False),
+    'checkpoint_pieces': over(checkpointed_pieces, False),
+    'attention': Attention,
+}
+STACKS = {
     'vmap': over(lambda m, x: nnx.vmap(apply, in_axes=(0, None))(m, x).sum(0), True),
+    'vmap_pieces': over(vmapped_pieces, True),
     'scan': over(scan(), True),
-    'scan_axes': over(scan(SPLIT), True),
+    'scan_axes': over(scan(nnx.StateAxes({nnx.Param: 0, ...: None})), True),
     'scan_remat': over(scan(body=nnx.remat(apply)), True),
+    'scan_pieces': over(over_pieces, True),
+}
+REPEATED = {
+    'samples': over(lambda m, x: nnx.vmap(apply, in_axes=(None, 0))(m, x), False),
+    'samples_of_jax': over(lambda m, x: jax.vmap(m)(x), False),
+    'fori_loop': over(lambda m, x: nnx.fori_loop(
+        0, 3, lambda i, c: (c[0], c[0](c[1])), (m, x))[1], False),
     'scan_carrying': over(scan(nnx.StateAxes({...: nnx.Carry}), length=3), False),
-    'cond': Branch,
+    'scan_of_jax': over(lambda m, x: jax.lax.scan(lambda x, _: (m(x), None), x, None, 2)[0], False),
+    'tied': Tied,
+}
+MODULES = {
     'nested': Nested,
     'subclass': Scaled,
-    'rnn': Recurrent,
-    'bidirectional': functools.partial(Recurrent, both=True),
+    'override': Heavy,
+    'raw': Raw,
     'lora': lambda rngs: nnx.LoRA(6, 2, 6, base_module=Linear(6, 6, rngs=rngs), param_dtype=F,
                                   rngs=rngs),
     'lora_linear': lambda rngs: nnx.LoRALinear(6, 6, lora_rank=2, param_dtype=F,
                                                lora_param_dtype=F, rngs=rngs),
-    'dropout': lambda rngs: nnx.Sequential(Block(rngs), nnx.Dropout(0.3, rngs=rngs)),
-    'batch_norm': lambda rngs: nnx.Sequential(Block(rngs), batch_norm(rngs)),
 }
+NORMS = {
+    'spectral_norm': lambda rngs: nnx.SpectralNorm(
+        Linear(6, 6, rngs=rngs), param_dtype=F, rngs=rngs),
+    'weight_norm': lambda rngs: nnx.WeightNorm(Linear(6, 6, rngs=rngs), param_dtype=F, rngs=rngs),
+    'batch_norm': lambda rngs: nnx.Sequential(Block(rngs), batch_norm(rngs)),
+    'dropout': lambda rngs: nnx.Sequential(Block(rngs), nnx.Dropout(0.3, rngs=rngs)),
+}
+CELLS = {
+    'bidirectional': functools.partial(Recurrent, both=True),
+    'lstm': functools.partial(Recurrent, cell=nnx.LSTMCell),
+    'optimized_lstm': functools.partial(Recurrent, cell=nnx.OptimizedLSTMCell),
+}
+# Of each: whether learned feedback and rules of the whole network are looked at too.
+CHAINS = {'calls': (CALLS, False), 'stacks': (STACKS, True), 'repeated': (REPEATED, True),
+          'modules': (MODULES, True), 'held': ({'held': Held}, False), 'norms': (NORMS, True),
+          'cells': (CELLS, False)}
 
 
-class Model(nnx.Module):
-  """Something in the middle."""
+class Chain(nnx.Module):
+  """One after the other, between a first layer and a readout."""
 
-  def __init__(self, middle, rngs):
-    self.first = Linear(6, 6, rngs=rngs)
-    self.middle = MIDDLES[middle](rngs=rngs)
-    self.readout = Linear(6, 3, rngs=rngs)
+  def __init__(self, makers, rngs):
+    self.first, self.readout = Linear(6, 6, rngs=rngs), Linear(6, 3, rngs=rngs)
+    self.links = nnx.Dict({name: make(rngs=rngs) for name, make in makers.items()})
+    self.order = tuple(makers)
 
   def __call__(self, x):
-    return self.readout(self.middle(jnp.tanh(self.first(x))))
+    x = jnp.tanh(self.first(x))
+    for name in self.order:
+      x = jnp.tanh(self.links[name](x))
+    return self.readout(x)
+
+
+class Language(nnx.Module):
+  """Tokens in, logits out through the same matrix."""
+
+  def __init__(self, rngs):
+    self.embed, self.hidden = nnx.Embed(11, 6, param_dtype=F, rngs=rngs), Linear(6, 6, rngs=rngs)
+
+  def __call__(self, tokens):
+    h = self.embed(tokens)
+    return (h + jnp.tanh(self.hidden(h))) @ self.embed.embedding[...].T
 
 
 def draw(*shape):
@@ -171,22 +272,8 @@ def draw(*shape):
   return jnp.asarray(np.random.RandomState(0).randn(*shape))
 
 
-X = (4, 6)
-
-
-def abstract(middle, rule=None):
-  """(graphdef, state) of a model, without computing anything."""
-  x = jax.ShapeDtypeStruct(X, F)
-
-  def make():
-    model = Model(middle, nnx.Rngs(0))
-    return model if rule is None else bioprop.install(model, rule, nnx.Rngs(1), x)
-
-  return nnx.split(nnx.eval_shape(make))
-
-
-def filled(state, symmetric=False):
-  """The state with normals that depend on the path alone; `symmetric`: B = W."""
+def filled(state):
+  """The state with normals, which depend on the path."""
   flat = {}
   for path, variable in nnx.to_flat_state(state):
     if isinstance(variable, nnx.RngKey):
@@ -194,8 +281,7 @@ def filled(state, symmetric=False):
     elif isinstance(variable, nnx.RngCount):
       value = jnp.zeros(variable.shape, variable.dtype)
     else:
-      name = str(path[-1]).removeprefix('feedback_') if symmetric else path[-1]
-      seed = sum(ord(c) * (i + 1) for i, c in enumerate('/'.join(map(str, (*path[:-1], name)))))
+      seed = sum(ord(c) * (i + 1) for i, c in enumerate('/'.join(map(str, path))))
       value = 0.5 * np.random.RandomState(seed).randn(*variable.shape)
       value = jnp.asarray(np.abs(value) if path[-1] == 'var' else value, variable.dtype)
     flat[path] = variable.replace(value) if isinstance(variable, nnx.Variable) else value
@@ -207,8 +293,16 @@ def gradient(model, x):
   return nnx.to_pure_dict(nnx.grad(lambda model: jnp.mean(jnp.sin(model(x))))(model))
 
 
+def symmetric(model):
+  """Learned feedback := the weights it is beside."""
+  for *path, name in model.bioprop_learned:
+    owner = functools.reduce(getattr, path, model)
+    getattr(owner, f'feedback_{name}').set_value(getattr(owner, name)[...])
+  return model
+
+
 def close(got, want, rtol=1e-12):
-  """Equal up to rounding."""
+  """Equal up to rounding; returns the largest number."""
   got, want = jax.tree.map(np.asarray, (got, want))
   scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(want))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * scale),
@@ -216,102 +310,190 @@ def close(got, want, rtol=1e-12):
   return scale
 
 
-@pytest.mark.parametrize('middle', MIDDLES)
-def test_exact(x64, middle):
-  """B = W is backprop; B is not; paths and values of the parameters are the plain model's."""
-  with jax.numpy_dtype_promotion('standard'):  # Flax's norms add float32 numbers.
-    (plain, state), (plugged, own) = abstract(middle), abstract(middle, 'fa')
-    values = filled(state), filled(own, symmetric=True), filled(own)
-    want, got, other = jax.jit(lambda values: [gradient(nnx.merge(definition, value), draw(*X))
-                                               for definition, value in zip(
-        (plain, plugged, plugged), values)])(values)
-  scale = close(got, want)
-  pairs = zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (other, want)))
-  away = max(np.abs(a - b).max() for a, b in pairs)
-  assert away > 1e-3 * scale, 'its own feedback gives backprop: no layer was plugged'
+def parted(grads):
+  """Gradients of the parameters, and of learned feedback under the weights' names."""
+  own, learned = {}, {}
+  for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
+    *above, name = (str(key.key) for key in path)
+    plain = name.removeprefix('feedback_')
+    (own if plain == name else learned)[*above, plain] = leaf
+  return own, learned
 
 
-@pytest.mark.parametrize('rule, middle', [
-    *(('dfa', middle) for middle in ('jit', 'vmap', 'scan_axes', 'scan_remat', 'cond', 'lora')),
-    *(('brsf', middle) for middle in ('remat', 'scan', 'scan_axes', 'rnn'))])
-def test_ports_and_streams_reach_into_transforms(x64, rule, middle):
-  """dfa's first layer depends on the error alone, not on the readout; brsf draws there."""
-  definition, state = abstract(middle, rule)
-  values, e = filled(state), draw(4, 3)
+def check(make, x, every_way):
+  """B = W is backprop's gradient.
 
-  def sent(values):
-    params, rest = nnx.split_state(values, nnx.Param, ...)
-    run = lambda p: nnx.merge(definition, p, rest, copy=True)(draw(*X))
-    return nnx.to_pure_dict(jax.vjp(run, params)[1](e)[0])
+  Args:
+    make: maps nnx.Rngs to a model.
+    x: its input.
+    every_way: B = W in every way that there is.
 
-  def both(values, key):
-    other = nnx.from_flat_state([
-        (path, variable.replace(2 * variable[...] + 1) if path == ('readout', 'kernel')
-         else variable.replace(jax.random.split(key, variable.shape))
-         if path == ('readout', 'feedback_stream', 'key') else variable)
-        for path, variable in nnx.to_flat_state(values)])
-    return sent(values), sent(other)
+  Returns:
+    The paths of the matrices that learn as under backprop where signs are sent.
+  """
+  definition, state = nnx.split(make(nnx.Rngs(0)))
+  rules = ['align_prop', 'usf', *(('kp', 'align_ada') if every_way else ())]
 
-  one, two = jax.jit(both)(values, jax.random.key(5))
-  assert np.any(one['first']['kernel'])
-  if rule == 'dfa':
-    jax.tree.map(np.testing.assert_array_equal, one['first'], two['first'])
-  else:
-    assert np.abs(one['first']['kernel'] - two['first']['kernel']).max() > 1e-3
+  @jax.jit
+  def gradients(state, x, key):
+    found = {'plain': gradient(nnx.merge(definition, state, copy=True), x)}
+    for rule in rules:
+      model = bioprop.install(nnx.merge(definition, state, copy=True), rule, key, x)
+      found[rule] = gradient(symmetric(model) if rule == 'kp' else model, x)
+    return found
+
+  with jax.numpy_dtype_promotion('standard'):  # Flax's norms and cells add float32 numbers.
+    found = {name: parted(grads) for name, grads in gradients(
+        filled(state), x, jax.random.key(1)).items()}
+  (want, _), (own, _) = found.pop('plain'), found.pop('usf')
+  for got, learned in found.values():
+    close(got, want)
+    for path, leaf in learned.items():  # It receives the update of the weight.
+      np.testing.assert_array_equal(leaf, got[path])
+  assert every_way == bool(learned := found.get('kp', (0, {}))[1])
+  return {path for path, w in want.items() if w.ndim > 1
+          and np.abs(own[path] - w).max() < 1e-3 * np.abs(w).max()}
 
 
-# What each middle computes of x, with layer(path, x) for each of its layers.
-BODIES = {
-    'tied': lambda layer, x: functools.reduce(
-        lambda x, _: jnp.tanh(layer('one', x)), range(3), x),
-    'remat': lambda layer, x: x + jnp.tanh(layer('block/linear', x)),
-    'scan': lambda layer, x: functools.reduce(
-        lambda x, i: x + jnp.tanh(layer('blocks/linear', x, i)), range(3), x),
-    'scan_carrying': lambda layer, x: functools.reduce(
-        lambda x, _: x + jnp.tanh(layer('blocks/linear', x)), range(3), x),
-    'rnn': lambda layer, x: layer('out', list(itertools.accumulate(
-        range(6), lambda h, t: jnp.tanh(layer('rnn/cell/dense_i', x[:, t, None])
-                                        + layer('rnn/cell/dense_h', h)),
-        initial=jnp.zeros((4, 4))))[3]),
+@pytest.mark.parametrize('chain', CHAINS)
+def test_exact(x64, chain):
+  """B = W is backprop; with signs all weights learn otherwise, but for the readout's."""
+  makers, every_way = CHAINS[chain]
+  assert check(functools.partial(Chain, makers), draw(*X), every_way) == {('readout', 'kernel')}
+
+
+def test_tied_embedding(x64):
+  """Lookup and readout are one matrix."""
+  assert not check(Language, jnp.arange(12).reshape(4, 3) % 11, True)
+
+
+class Deep(nnx.Module):
+  """Three blocks between a first layer and a readout."""
+
+  def __init__(self, make, call, rngs):
+    self.first, self.blocks = Linear(6, 6, rngs=rngs), make(rngs)
+    self.readout, self.call = Linear(6, 3, rngs=rngs), call
+
+  def __call__(self, x):
+    return self.readout(self.call(self.blocks, jnp.tanh(self.first(x))))
+
+
+def in_turn(blocks, x):
+  """One after the other."""
+  return functools.reduce(lambda x, block: block(x), blocks, x)
+
+
+def in_turn_by(transform):
+  """Each under a transform."""
+  return lambda blocks, x: functools.reduce(lambda x, block: transform(block)(x), blocks, x)
+
+
+LISTED = lambda rngs: nnx.List([Block(rngs) for _ in range(3)])
+STACKED = nnx.split_rngs(splits=3)(nnx.vmap(Block))
+beside = lambda blocks, x: sum(block(x) for block in blocks)
+apart = lambda blocks, x: sum(block(i * x) for i, block in enumerate(blocks, start=1))
+thrice = lambda blocks, x: blocks[0](blocks[0](blocks[0](x)))
+multiples = lambda x: jnp.stack([x, 2 * x, 3 * x])
+# The blocks, what is done with them, and the same of a list of blocks.
+SAME = {
+    'scan': (STACKED, scan(), in_turn),
+    'scan_remat': (STACKED, scan(body=nnx.remat(apply)), in_turn),
+    'scan_pieces': (STACKED, over_pieces, in_turn),
+    'vmap': (STACKED, lambda m, x: nnx.vmap(apply, in_axes=(0, None))(m, x).sum(0), beside),
+    'vmap_pieces': (STACKED, vmapped_pieces, beside),
+    'vmap_apart': (STACKED, lambda m, x: nnx.vmap(apply)(m, multiples(x)).sum(0), apart),
+    'checkpoint': (LISTED, in_turn_by(lambda block: jax.checkpoint(lambda x: block(x))), in_turn),
+    'remat': (LISTED, in_turn_by(lambda block: lambda x: nnx.remat(apply)(block, x)), in_turn),
+    'samples': (LISTED, in_turn_by(jax.vmap), in_turn),
+    'scan_of_jax': (LISTED, lambda m, x: jax.lax.scan(
+        lambda x, _: (m[0](x), None), x, None, 3)[0], thrice),
+    'scan_carrying': (LISTED, lambda m, x: scan(nnx.StateAxes({...: nnx.Carry}), length=3)(m[0], x),
+                      thrice),
 }
 
 
-@pytest.mark.parametrize('middle', BODIES)
-def test_direct_feedback_against_a_surrogate(x64, middle):
-  """The gradient of <e, y> + sum <x, B e> over layers that let nothing through their weights."""
-  definition, state = abstract(middle, 'dfa')
-  values, x, e = filled(state), draw(*X), draw(4, 3)
-  params, rest = nnx.split_state(values, nnx.Param, ...)
+def stacked(tree, transform):
+  """Three blocks' trees by their number as one; direct feedback as the one product has it."""
 
-  def want(params, x):
-    total = []
+  def stack(path, *leaves):
+    if path[-1].key == 'error' and transform == 'vmap_apart':  # Its input is [samples, layer, x].
+      return jnp.concatenate(leaves, -1)
+    return sum(leaves) if path[-1].key == 'error' and 'vmap' in transform else jnp.stack(leaves)
 
-    def layer(path, x, i=...):
-      own, fixed = params, rest
-      for name in path.split('/'):
-        own, fixed = own[name], fixed[name]
-      total.append(jnp.sum(x * (e @ fixed['feedback_error'][i])))
-      bias = own['bias'][...][i] if 'bias' in own else jnp.zeros(())
-      return jax.lax.stop_gradient(x) @ own['kernel'][...][i] + jnp.expand_dims(
-          bias, tuple(range(2 - bias.ndim)))
+  return jax.tree_util.tree_map_with_path(stack, *(tree[i] for i in sorted(tree)))
 
-    inside = lambda path, x, i=...: layer(f'middle/{path}', x, i)
-    h = BODIES[middle](inside, jnp.tanh(layer('first', x)))
-    return jnp.sum(layer('readout', h) * e) + sum(total)
 
-  got = lambda p, x: jnp.sum(e * nnx.merge(definition, p, rest, copy=True)(x))
-  results = jax.jit(lambda p, x: [jax.tree.leaves(jax.grad(f, argnums=(0, 1))(p, x))
-                                  for f in (got, want)])(params, x)
-  close(*results)
+@pytest.mark.parametrize('transform', SAME)
+def test_as_written_out(x64, transform):
+  """Rules that broadcast the error give what they give without a transform, and fa too."""
+  make, call, plainly = SAME[transform]
+  one, two = (nnx.eval_shape(lambda make=make, call=call: Deep(make, call, nnx.Rngs(0)))
+              for make, call in ((make, call), (LISTED, plainly)))
+  definitions = nnx.graphdef(one), nnx.graphdef(two)
+  as_one = lambda tree: tree if make is LISTED else {
+      name: stacked(own, transform) if name == 'blocks' else own for name, own in tree.items()}
+
+  def move(model, kind, tree):
+    state = nnx.state(model, kind)
+    nnx.replace_by_pure_dict(state, tree)
+    nnx.update(model, state)
+
+  @jax.jit
+  def gradients(params, x, key):
+    found = {}
+    for rule in ('fa', 'dfa', 'drtp', 'hebb'):
+      want = nnx.merge(definitions[1], params, copy=True)
+      got = nnx.merge(definitions[0], nnx.state(one), copy=True)
+      move(got, nnx.Param, as_one(nnx.to_pure_dict(params)))
+      for model in (got, want):
+        bioprop.install(model, rule, key, x)
+      if rule != 'hebb':
+        own = filled(nnx.state(want, bioprop.Feedback))  # By paths, and so the same for both.
+        nnx.update(want, own)
+        move(got, bioprop.Feedback, {'bioprop_feedback': as_one(
+            nnx.to_pure_dict(own)['bioprop_feedback'])})
+      found[rule] = gradient(got, x), as_one(gradient(want, x))
+    return found
+
+  found = gradients(filled(nnx.state(two)), draw(*X), jax.random.key(1))
+  for got, want in found.values():
+    close(got, want)
+  firsts = [np.asarray(want['first']['kernel']) for _, want in found.values()]
+  assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(firsts) for b in firsts[:i])
 
 
 def test_stacks_have_feedback_of_their_own(x64):
-  """No two of a scan's layers share B."""
-  model = bioprop.install(Over(nnx.Rngs(0), scan(), True), 'fa', nnx.Rngs(1))
-  flat = np.asarray(model.blocks.linear.feedback_kernel[...]).reshape(3, 36)
-  assert np.abs(np.corrcoef(flat) - np.eye(3)).max() < 5 / 6
-  spread = np.asarray(model.blocks.linear.kernel[...]).reshape(3, 36).std(1)
-  np.testing.assert_allclose(flat.std(1), 0.3 * spread, rtol=0.5)
+  """No two of a scan's layers share B, whatever its shape."""
+  model = Over(nnx.Rngs(0), scan(), True)
+  for rule, name in (('fa', 'kernel'), ('dfa', 'error')):
+    bioprop.install(bioprop.uninstall(model), rule, nnx.Rngs(1), jax.ShapeDtypeStruct(X, F))
+    own = np.asarray(model.bioprop_feedback['blocks']['linear'][name][...]).reshape(3, 36)
+    assert np.abs(np.corrcoef(own) - np.eye(3)).max() < 5 / 6
+    if rule == 'fa':
+      spread = np.asarray(model.blocks.linear.kernel[...]).reshape(3, 36).std(1)
+      np.testing.assert_allclose(own.std(1), 0.3 * spread, rtol=0.5)
+
+
+@pytest.mark.parametrize('link', [REPEATED['scan_of_jax'], STACKS['scan'], CELLS['bidirectional']])
+def test_streams_reach_into_transforms(x64, link):
+  """brsf draws in there: with another key another signal is sent, and not with the same."""
+  definition, state = nnx.split(nnx.eval_shape(lambda: Chain({'link': link}, nnx.Rngs(0))))
+
+  @jax.jit
+  def first(state, keys):
+    model = lambda key: bioprop.install(nnx.merge(definition, state, copy=True),
+                                        {'link': 'brsf', '*': 'usf'}, key, draw(*X))
+    found = []
+    for key in keys:
+      own = model(jax.random.key(1))
+      own.bioprop_stream.key.set_value(key)
+      found.append(gradient(own, draw(*X))['first']['kernel'])
+    return found
+
+  keys = [jax.random.key(i) for i in (0, 0, 1)]
+  one, same, other = map(np.asarray, first(filled(state), keys))
+  np.testing.assert_array_equal(one, same)
+  assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
 
 
 class Masked(nnx.Module):
@@ -330,28 +512,14 @@ class Masked(nnx.Module):
 def test_a_stack_of_masks():
   """An array that is no variable is of the transform's trace too."""
   x = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
-  model = bioprop.install(Masked(nnx.Rngs(0)), {'first': 'bp', '*': 'fa'}, nnx.Rngs(1), x)
-  grad = nnx.jit(lambda model: gradient(model, x))
-  want, other = grad(Masked(nnx.Rngs(0))), grad(model)
+  definition, state = nnx.split(Masked(nnx.Rngs(0)))
+
+  @jax.jit
+  def gradients(state, key):
+    rules = 'bp', 'align_prop', {'first': 'bp', '*': 'usf'}
+    return [gradient(bioprop.install(nnx.merge(definition, state, copy=True), rule, key, x), x)
+            for rule in rules]
+
+  want, got, other = gradients(state, jax.random.key(1))
+  close(got, want, 1e-5)
   assert np.abs(other['first']['kernel'] - want['first']['kernel']).max() > 1e-3
-  model.stack.feedback_kernel.set_value(model.stack.kernel[...])
-  close(grad(model), want, 1e-5)
-
-
-@pytest.mark.parametrize('rule, state', [
-    ('fa', 'bioprop.Feedback'), ('frsf', 'bioprop.Feedback'), ('dfa', 'bioprop.Feedback'),
-    ('hebb', 'bioprop.Feedback'), ('brsf', "'feedback'")])
-def test_a_scan_that_splits_only_parameters_is_refused(x64, rule, state):
-  """The message has the line to type, and the line works."""
-  x = jnp.ones((3, 6))  # As many samples as layers: their ports could be taken for one another.
-
-  def run(axes):
-    model = bioprop.install(Over(nnx.Rngs(0), scan(axes), True), rule, nnx.Rngs(1), x)
-    return nnx.jit(nnx.grad(lambda model: model(x).sum()))(model)
-
-  with pytest.raises(errors.LiftedTransformError) as caught:
-    run(nnx.StateAxes({nnx.Param: 0, ...: None}))
-  line = f'nnx.StateAxes({{(nnx.Param, {state}): 0, ...: None}})'
-  assert line in str(caught.value) and '\n' not in str(caught.value)
-  grads = run(eval(line, {'nnx': nnx, 'bioprop': bioprop}))
-  assert np.any(grads['blocks']['linear']['kernel'][...])

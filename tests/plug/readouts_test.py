@@ -16,8 +16,8 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    step = nn.scan(_Step, variable_broadcast=('params', 'feedback'), variable_axes={'ports': 0},
-                   split_rngs={'params': False, 'feedback': False}, in_axes=1, out_axes=1)
+    step = nn.scan(_Step, variable_broadcast='params', split_rngs={'params': False}, in_axes=1,
+                   out_axes=1)
     return step(name='step')(jnp.zeros((x.shape[0], 5), x.dtype), x)[1]
 
 

@@ -47,7 +47,6 @@ def draw(*shape):
   return jnp.asarray(np.random.RandomState(0).randn(*shape))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('cell', CELLS)
 def test_cell(x64, tools, cell):
   """Every gate's kernels have feedback of their own, one for all steps."""
@@ -55,15 +54,13 @@ def test_cell(x64, tools, cell):
     tools.check_exact(Recurrent(CELLS[cell]), draw(2, 5, 3))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['bidirectional', 'reversed', 'time_major', 'unrolled'])
 def test_scan(x64, tools, kind):
   """The ways in which nn.RNN runs."""
   with jax.numpy_dtype_promotion('standard'):
-    tools.check_exact(Recurrent(CELLS['GRUCell'], kind), draw(2, 5, 3))
+    tools.check_exact(Recurrent(CELLS['SimpleCell'], kind), draw(2, 5, 3))
 
 
-@pytest.mark.slow
 def test_convolutional_cell(x64, tools):
   """Convolutions inside a cell."""
   with jax.numpy_dtype_promotion('standard'):
@@ -76,7 +73,7 @@ def test_other_rules_reach_into_the_cell(x64, tools, rule):
   model = bioprop.wrap(Recurrent(CELLS['SimpleCell']), rule)
   x = draw(2, 5, 3)
   with jax.numpy_dtype_promotion('standard'):
-    variables = model.init(jax.random.key(0), x)
-    grads = tools.gradient(model, variables, x)
+    variables = tools.fill(jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0)))
+    grads = jax.jit(lambda v: tools.gradient(model, v, x))(variables)
   cell = grads['SimpleCell_0']
   assert all(np.any(cell[name]['kernel']) for name in ('i', 'h'))

@@ -27,8 +27,8 @@ class Partitioned(nn.Module):
     x = nn.tanh(nn.Dense(16, kernel_init=kernel(PARTS), bias_init=bias, name='first')(x))
     scan = nn.scan(
         lambda layer, carry, _: (nn.tanh(layer(carry)), None), length=3,
-        variable_axes={'params': 0, 'feedback': 0, 'ports': 0},
-        split_rngs={'params': True, 'feedback': True}, metadata_params={nn.PARTITION_NAME: None})
+        variable_axes={'params': 0}, split_rngs={'params': True},
+        metadata_params={nn.PARTITION_NAME: None})
     x, _ = scan(nn.Dense(16, kernel_init=kernel(PARTS), name='scanned'), x, None)
     return nn.Dense(4, kernel_init=kernel(PARTS), name='readout')(x)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bioprop
+from bioprop import errors
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -88,7 +89,7 @@ def test_models_as_static_arguments(tools):
   jitted = jax.jit(run, static_argnums=0)
   variables = tools.Net().init(jax.random.key(0), tools.x)
   for model in (bioprop.wrap(tools.Net(), 'usf'), bioprop.wrap(tools.Net(), 'usf'),
-                bioprop.wrap(bioprop.wrap(tools.Net(), 'bp'), 'usf'),
+                bioprop.wrap(bioprop.wrap(tools.Net(), 'usf'), 'usf'),
                 bioprop.wrap(tools.Net(), {'*': 'usf'})):
     jitted(model, variables)
   assert len(traces) == 1
@@ -98,10 +99,11 @@ def test_models_as_static_arguments(tools):
   assert bioprop.wrap(tools.Net(), 'usf') != tools.Net()
 
 
-def test_wrapping_again_replaces_the_rule(tools):
-  """Not one rule inside the other."""
-  once = bioprop.wrap(tools.Net(), 'usf')
-  again = bioprop.wrap(bioprop.wrap(tools.Net(), 'fa'), 'usf')
-  variables = once.init(jax.random.key(0), tools.x)
-  assert once == again and hash(once) == hash(again) and 'feedback' not in variables
-  assert type(again).__mro__[2] is tools.Net
+def test_wrapping_again(tools):
+  """By the same rule it is one model; by another, two rules would act on one weight."""
+  once = bioprop.wrap(tools.Net(), 'fa')
+  again = bioprop.wrap(once, bioprop.make('fa'))
+  assert once == again and hash(once) == hash(again) and type(again).__mro__[2] is tools.Net
+  for other in ('usf', 'bp', bioprop.make('fa', rho=0.5), {'hidden': 'fa', '*': 'bp'}):
+    with pytest.raises(errors.PluggedError, match=r'Net learns by FeedbackAlignment.*already'):
+      bioprop.wrap(once, other)

@@ -379,7 +379,8 @@ def test_nnx_models(measured):
     own, given = getattr(model, layer), variables['params'][layer]
     own.kernel[...], own.bias[...] = given['kernel'], given['bias']
     if layer in variables['feedback']:
-      own.feedback_kernel[...] = variables['feedback'][layer]['kernel']
+      back = variables['feedback'][layer]['kernel']
+      model.bioprop_feedback[layer]['kernel'][...] = back
   all_close(probe.measure(model), {name: value for name, value in want.items()
                                    if name.split('/')[0] in ('entk', 'alignment')})
 

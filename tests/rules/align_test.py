@@ -230,8 +230,9 @@ def test_a_branch_that_activities_choose():
       return jax.lax.cond(x.sum() > 0, lambda x: x @ w, lambda x: x, x)
 
   model, x = bioprop.wrap(Branch(), 'align_ada'), jnp.ones((2, 3))
+  variables = model.init(jax.random.key(0), x)
   with pytest.raises(errors.UnsupportedLayerError, match="inside a 'cond'"):
-    model.apply(model.init(jax.random.key(0), x), x)
+    jax.grad(lambda p: model.apply({**variables, 'params': p}, x).sum())(variables['params'])
 
 
 class Noisy(nnx.Module):
@@ -267,7 +268,7 @@ def test_outside_the_models_call_there_is_no_gradient(rule):
   x = jnp.asarray(RNG.randn(5, 4), jnp.float32)
   model = bioprop.install(Noisy(), rule)
   np.testing.assert_array_equal(model.layer(x), Noisy().layer(x))
-  with pytest.raises(errors.UnboundError, match="'layer'.*__call__"):
+  with pytest.raises(errors.UnboundError, match='Linear.__call__'):
     nnx.grad(lambda m: m.layer(x).sum())(model)
   alone = bioprop.install(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), rule)
   grads = nnx.grad(lambda m: m(x).sum())(alone)

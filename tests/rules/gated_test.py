@@ -183,7 +183,7 @@ def test_linen_is_nnx(x64):
     for name, value in variables['params'][f'Dense_{i}'].items():
       getattr(layer, name)[...] = value
   for name, value in variables['feedback']['gates'].items():
-    model.feedback_network['gates'][name][...] = value
+    model.bioprop_feedback['gates'][name][...] = value
 
   @nnx.jit
   def step(model, x):

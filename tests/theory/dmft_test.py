@@ -18,6 +18,8 @@ X = np.float32(X * np.sqrt(6) / np.linalg.norm(X, axis=1, keepdims=True))
 Y = np.array([1, -1, 1], np.float32)
 SETTING = dict(depth=2, learning_rate=0.15, steps=T)
 solve = functools.partial(theory.solve_dmft, X, Y, strict=False, **SETTING)
+FEW = 1000  # Samples of what is to be compiled once.
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 def apart(one, other):
@@ -26,7 +28,7 @@ def apart(one, other):
 
 
 @pytest.mark.parametrize('rule, rho, gamma0', [
-    ('bp', 0.0, 1.0), ('fa', 0.5, 1.0), ('dfa', 0.0, 1.0), ('hebb', 0.0, 0.15)])
+    slow('bp', 0.0, 1.0), ('fa', 0.5, 1.0), slow('dfa', 0.0, 1.0), slow('hebb', 0.0, 0.15)])
 def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):
   """All kernels, at two times each, and all responses, at three layers."""
   shared = dict(SETTING, depth=3, learning_rate=0.05, gamma0=gamma0, rule=rule, rho=rho)
@@ -47,7 +49,7 @@ def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):
 
 
 @pytest.mark.parametrize('rule, rho', [
-    ('bp', 0.0), ('fa', 0.0), ('fa', 0.6), ('dfa', 0.0), ('gln', 0.0)])
+    ('bp', 0.0), slow('fa', 0.0), slow('fa', 0.6), slow('dfa', 0.0), ('gln', 0.0)])
 def test_poor_networks_are_lazy(rule, rho):
   """At gamma_0 -> 0 kernels stay the lazy ones, and outputs follow them."""
   phi = theory.ReLU(scale=2**0.5) if rule == 'gln' else 'erf'
@@ -187,15 +189,15 @@ def test_samples_for_testing():
 def test_other_losses():
   """A loss of one's own, of which the squares are one."""
   squares = lambda f, y: jnp.square(f - y) / 2
-  one, other = (solve(gamma0=1.0, samples=1000, loss=loss) for loss in ('mse', squares))
+  one, other = (solve(gamma0=1.0, samples=FEW, loss=loss) for loss in ('mse', squares))
   np.testing.assert_allclose(one.f, other.f, atol=1e-4)
-  logistic = solve(gamma0=1.0, samples=1000, loss=lambda f, y: jax.nn.softplus(-f * y))
+  logistic = solve(gamma0=1.0, samples=FEW, loss=lambda f, y: jax.nn.softplus(-f * y))
   np.testing.assert_allclose(logistic.delta, Y / (1 + np.exp(Y * logistic.f)), rtol=1e-3)
 
 
 def test_equal_keys_give_equal_solutions():
   """And others do not, by about what the error says."""
-  one, same, other = (solve(gamma0=1.0, samples=1000, key=jax.random.key(seed))
+  one, same, other = (solve(gamma0=1.0, samples=FEW, key=jax.random.key(seed))
                       for seed in (3, 3, 4))
   np.testing.assert_array_equal(one.phi, same.phi)
   assert 0.2 * one.error['entk'] < apart(one.entk, other.entk) < 5 * one.error['entk']
@@ -211,7 +213,7 @@ def test_errors_fall_as_the_root_of_samples():
 
 def test_what_is_not_accurate_enough_is_refused_or_flagged():
   """With the number of copies that would do."""
-  setting = dict(gamma0=1.0, samples=100, tolerance=0.01, **SETTING)
+  setting = dict(gamma0=1.0, samples=FEW, tolerance=0.001, **SETTING)
   with pytest.raises(ConvergenceError, match=r'samples=\d+'):
     theory.solve_dmft(X, Y, **setting)
   assert not theory.solve_dmft(X, Y, strict=False, **setting).converged
@@ -249,7 +251,7 @@ def test_what_is_not_accurate_enough_is_refused_or_flagged():
 def test_refused(changed, words):
   """Each with the value and what to type."""
   with pytest.raises(TheoryError, match=words):
-    solve(**{'gamma0': 1.0, 'samples': 400, **changed})
+    solve(**{'gamma0': 1.0, 'samples': FEW, **changed})
 
 
 @pytest.mark.parametrize('x, y, words', [
@@ -265,7 +267,7 @@ def test_data_that_are_none(x, y, words):
 
 def test_a_solution_is_kept_in_a_file(tmp_path):
   """Saved and loaded it is the same; nothing is overwritten unless asked for."""
-  found, path = solve(gamma0=1.0, rule='fa', samples=400), tmp_path / 'one.npz'
+  found, path = solve(gamma0=1.0, samples=FEW), tmp_path / 'one.npz'
   found.save(path)
   with pytest.raises(TheoryError, match='overwrite=True'):
     found.save(path)

@@ -46,7 +46,7 @@ def test_networks_approach_it(rule, rho):
   """The distance of one network's K falls as the root of its width."""
   exact = theory.solve_linear(X, Y, rule=rule, rho=rho, **SETTING).entk
   error = []
-  for width in (150, 600):
+  for width in (125, 500):
     found = [network(rule, rho, width, seed) for seed in range(6)]
     error.append(np.sqrt(np.mean([np.square(one - exact).sum() for one in found])))
   assert error[1] < 0.12 * np.linalg.norm(exact)

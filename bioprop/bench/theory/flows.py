@@ -16,8 +16,8 @@ from bioprop.bench.theory import dynamics
 from bioprop.bench.theory.claim import Claim, Series, listed
 from bioprop.errors import ConfigError
 from bioprop.models import MLP
-from bioprop.plug.aligned import aligned as plug_aligned
 from bioprop.plug.linen import wrap
+from bioprop.probes.aligned import aligned as plug_aligned
 from bioprop.rules import make
 
 _TIME = 'time (learning rate x steps)'

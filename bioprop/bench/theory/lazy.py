@@ -17,8 +17,8 @@ from bioprop.bench import wide
 from bioprop.bench.theory import dynamics
 from bioprop.bench.theory.claim import Claim, Series, listed
 from bioprop.models import MLP
-from bioprop.plug.jacobian import jacobians as make_jacobians
 from bioprop.plug.linen import wrap
+from bioprop.probes.jacobian import jacobians as make_jacobians
 
 
 class Kernels(NamedTuple):

@@ -1,5 +1,5 @@
 """aligned: weights and feedback that are certain to stay aligned, for models that are plugged."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -7,15 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend import core
 
 from bioprop.errors import FeedbackMissingError, TheoryError
-from bioprop.plug import tapped
-from bioprop.plug.locations import TOLERANCE, distance
-from bioprop.plug.network import PlugNetwork, batch_of, traced
-from bioprop.plug.networks import make_network
-from bioprop.plug.session import FEEDBACK
-from bioprop.plug.traced import TracedOp, traced_calls, traced_ops
+from bioprop.network.layered import Layered
+from bioprop.network.values import SeenOp
+from bioprop.plug.function import FEEDBACK
+from bioprop.plug.nnx_effects import STORE
+from bioprop.probes.fronts import make_model
+from bioprop.probes.layers import labels
+from bioprop.probes.locations import TOLERANCE, distance
+from bioprop.probes.made import Made
+from bioprop.probes.model import Model, Values, batch_of, plain, shapes_of
+from bioprop.rules import Rule
 from bioprop.theory import flows
 from bioprop.typing import Array, PyTree
 
@@ -57,122 +60,138 @@ def aligned(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
     FeedbackMissingError: if the feedback is bound into the model.
     MeasureError: if the variables are not the model's.
   """
-  if getattr(model, '_bound', None) is not None:
+  if getattr(model, 'bioprop_bound', None) is not None:
     raise FeedbackMissingError(
         'the feedback is bound into this model as it was when wrap was called, and no variables '
         'change it. Align first, and bind then: variables = bioprop.aligned(bioprop.wrap(model, '
         '\'fa\'), variables, x); model = bioprop.wrap(model, \'fa\', variables=variables).')
   some = batch_of(_BATCH, sample)
-  network = make_network(model, some, rngs, kwargs)
-  params, others = network.split(variables)
-  shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, others))
-  closed = traced(network.plain, *shapes, some, network.output)
-  ops = traced_ops(closed)
-  kept = _kept(network, ops, params, others)
-  new = _scaled(closed, network, ops, kept, params, others, some) if scale else {}
-  weights = {path: new.get(own, params[own]) for path, own in kept.items()}
+  made = make_model(model, some, rngs, kwargs)
+  values = made.split(variables)
+  layered = made.seen(shapes_of(values), some)
+  kept = _kept(made, layered, values, some)
+  new = _scaled(made, layered, kept, values, some) if scale else {}
+  weights = {path: new.get(path, values.params[path]) for path in kept}
+  learned = {_beside(path): w for path, w in weights.items()}
   if isinstance(model, nnx.Module):
-    back = {_beside(path): w for path, w in weights.items()}
-    return _write_nnx(variables, {**new, **back})
+    back = {f'{STORE}/{path}': w for path, w in weights.items()}
+    return _write_nnx(variables, {**new, **back, **learned})
   back = {f'{FEEDBACK}/{path}': w for path, w in weights.items()}
-  learned = {f'params/{_beside(path)}': w for path, w in weights.items()}
   return _written_linen(variables, {
-      **{f'params/{path}': value for path, value in new.items()}, **back, **learned})
+      **{f'params/{path}': value for path, value in {**new, **learned}.items()}, **back})
 
 
-def _kept(network: PlugNetwork, ops: Mapping[str, TracedOp], params, others) -> dict[str, str]:
+def _kept(model: Model, layered: Layered, values: Values, sample) -> list[str]:
   """The weights beside which their rule keeps what it sends errors through: paths in `params`."""
-  kept = {}
-  for label, op in ops.items():
-    if network.rule_at(label) is not None and _sends_stored(network, label, op, params, others):
-      stored = network.stored(label, others)
-      kept.update((path, network.canonical(path)) for path in op.weights if _name(path) in stored)
+  stored, kept = {}, []
+  if model.plug.choice.network is None:
+    stored, _ = model.plug.unpacked(layered, model.call(values, sample), values.stored)
+  for op in layered.traced.network.ops:
+    rule = layered.rules[op.number]
+    kept += [path for path in op.paths if path in stored and path not in kept
+             and _sends_stored(rule, path, values.params[path], stored[path])]
   if not kept:
-    names = ', '.join(sorted({type(rule).__name__ for rule in network.rules})) or 'none'
     raise TheoryError(
         f'no layer of the model sends errors through feedback that it keeps as it is, shaped like '
-        f'its weights (its rules: {names}), so there is none to align. Choose fa, align_prop or '
-        f'kp: bioprop.wrap(model, \'fa\'), or bioprop.install(model, \'fa\', rngs).')
+        f'its weights (its rules: {model.named()}), so there is none to align. Choose fa, '
+        f'align_prop or kp: bioprop.wrap(model, \'fa\'), or bioprop.install(model, \'fa\', rngs).')
   return kept
 
 
-def _sends_stored(network: PlugNetwork, label: str, op: TracedOp, params, others) -> bool:
-  """Whether a layer sends errors through what it stores, which nothing but its update moves."""
-  rule, stored = network.rule_at(label), network.stored(label, others)
-  own = {_name(path): params[network.canonical(path)] for path in op.weights}
-  return rule.multiplies and not rule.redraws and rule.sent_through(own, stored) is stored
+def _sends_stored(rule: Rule, path: str, w: Array, b: Array) -> bool:
+  """Whether an op sends errors through what is stored, which nothing but its update moves."""
+  stored = {_name(path): b}
+  return rule.multiplies and not rule.redraws and (
+      rule.sent_through({_name(path): w}, stored) is stored)
 
 
-def _scaled(closed: core.ClosedJaxpr, network: PlugNetwork, ops: Mapping[str, TracedOp],
-            kept: Mapping[str, str], params, others, sample) -> dict[str, Array]:
+def _scaled(model: Model, layered: Layered, kept: Sequence[str], values: Values,
+            sample) -> dict[str, Array]:
   """The parameters of a chain, by path, with weights that stay aligned with themselves."""
-  calls = list(traced_calls(closed))
-  weights = [network.canonical(path) for op in calls for path in op.weights]
-  single = all(len(op.weights) == 1 for op in calls) and len(set(weights)) == len(calls)
-  if not single or tapped.calls(closed) != {label: 1 for label in ops}:
+  ops, params = layered.traced.network.ops, values.params
+  named = labels(ops)
+  made = [path for op in ops for path in (*op.paths, *op.seen_bias.paths)]
+  single = all(op.outermost and len(op.paths) == 1 and len(op.seen_bias.paths) < 2 for op in ops)
+  if not single or len(set(made)) < len(made):
     raise TheoryError(
-        f'the layers {", ".join(map(repr, ops))} are no chain in which each has one weight and is '
-        f'called once: one is called again, or in a loop, or shares its weight. {_OTHERWISE}')
-  for at, (label, op) in enumerate(ops.items()):
-    rule = network.rule_at(label)
-    if not rule.multiplies or at and not rule.exact and not kept.keys() & op.weights.keys():
+        f'the layers {", ".join(map(repr, dict.fromkeys(named.values())))} are no chain in which '
+        f'each has one weight and is called once: one is called again, or in a loop, or shares its '
+        f'weight. {_OTHERWISE}')
+  for op in ops:
+    rule, label = layered.rules[op.number], named[op.number]
+    sent = rule.exact or op.path in kept or not op.seen_x.live
+    if not rule.multiplies or op.number and not sent:
       raise TheoryError(
           f'the layer {label!r} learns by {type(rule).__name__}, which does not send its error '
           f'through feedback shaped like its weights, so nothing keeps the weights around it '
           f'aligned. Choose \'fa\' for it: {{{label!r}: \'fa\', ...}}. {_OTHERWISE}')
-  biases = [f'{path.rpartition("/")[0]}/bias'.removeprefix('/') for path in weights]
-  more = sorted(params.keys() - {*weights, *biases})
+    if not _linear(layered, op, params[op.path]):
+      raise TheoryError(
+          f'the layer {label!r} multiplies with a function of its parameter {op.path!r} that is '
+          f'not linear, such as a normalised one, and its weights are not certain to stay aligned. '
+          f'{_OTHERWISE}')
+  more = sorted(params.keys() - set(made))
   if more:
     raise TheoryError(
         f'the model has parameters that are neither weights nor biases of its layers: '
         f'{", ".join(more)}. What they do is not homogeneous in the layers\' outputs, and weights '
         f'are not certain to stay aligned. Leave normalisation out. {_OTHERWISE}')
-  degrees = _degrees(closed, ops, params, others, sample)
+  degrees = _degrees(model, plain(layered), values, sample)
+  weights, biases = ([op.path for op in ops], [''.join(op.seen_bias.paths) for op in ops])
   start = flows.aligned([params[path] for path in weights], [params.get(path) for path in biases],
                         degrees)
   return {path: value for path, value in zip([*weights, *biases], [*start.weights, *start.biases])
           if value is not None}
 
 
-def _degrees(closed: core.ClosedJaxpr, ops: Mapping[str, TracedOp], params, others,
-             sample: PyTree) -> list[float]:
+def _linear(layered: Layered, op: SeenOp, w: Array) -> bool:
+  """Whether an op's weight is a linear function of its one parameter; tried on two values."""
+  made = Made(layered.traced.network.frame, op.weight)
+  draw = np.random.RandomState(1).standard_normal
+  a, b = (jnp.asarray(draw(w.shape), w.dtype) for _ in range(2))
+  of = jax.jit(lambda a: made([a]))
+  return not made.nodes or bool(distance(of(a + b), of(a) + of(b)) < TOLERANCE)
+
+
+def _degrees(model: Model, layered: Layered, values: Values, sample: PyTree) -> list[float]:
   """The degree k of what lies between each layer of a chain and the next.
 
   Parameters of zero make each layer put out what is added to it: random activities z, in the
   directions u z, with another number u for each layer. The next layer's input a then moves by
   k u a if it is a homogeneous function of z alone (Euler), and the output by the last layer's z.
   """
-  labels, draw = list(ops), np.random.RandomState(0)
-  z = {(label, 0): jnp.asarray(draw.standard_normal(op.y.shape), op.y.dtype)
-       for label, op in ops.items()}
-  u = {**dict(zip(labels, draw.uniform(1, 3, len(labels)))), labels[-1]: 0.0}
+  ops, draw = layered.traced.network.ops, np.random.RandomState(0)
+  named, last = labels(ops), len(ops) - 1
+  z = {op.number: jnp.asarray(draw.standard_normal(op.y_aval.shape), op.y_aval.dtype)
+       for op in ops}
+  u = {**dict(enumerate(draw.uniform(1, 3, len(ops)))), last: 0.0}
 
   @jax.jit
-  def tried(arguments, z):
-    inputs = lambda z: tapped.run(closed, arguments, z)
-    moves = {call: of * jnp.asarray(u[call[0]], of.dtype) for call, of in z.items()}
-    (_, seen), ((moved,), by) = jax.jvp(inputs, (z,), (moves,))
+  def tried(values, inputs, z):
+    run = lambda z: model.run(layered, values, inputs, z)
+    moves = {number: of * jnp.asarray(u[number], of.dtype) for number, of in z.items()}
+    (_, seen), (moved, by) = jax.jvp(run, (z,), (moves,))
     found = []
-    for label, after in zip(labels, labels[1:]):
-      a, da = (of[after, 0].astype(np.promote_types(of[after, 0].dtype, np.float32))
+    for number in range(last):
+      a, da = (of[number + 1].astype(np.promote_types(of[number + 1].dtype, np.float32))
                for of in (seen, by))
-      da = da / jnp.asarray(u[label], da.dtype)
+      da = da / jnp.asarray(u[number], da.dtype)
       k = jnp.vdot(a, da) / jnp.vdot(a, a)
       found.append((k, distance(da, k * a)))
     return found, jnp.max(jnp.abs(moved), initial=0)
 
-  blank, inputs = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (params, sample))
-  found, moved = tried(jax.tree.leaves((blank, others, inputs)), z)
-  for (k, off), label, after in zip(found, labels, labels[1:]):
+  zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
+  found, moved = tried(values._replace(params=zeros(values.params)), zeros(sample), z)
+  for number, (k, off) in enumerate(found):
     if not (k > TOLERANCE and off < TOLERANCE):
       raise TheoryError(
-          f'the input of the layer {after!r} is no homogeneous function of the output of the layer '
-          f'{label!r} alone: between them is a nonlinearity such as tanh, normalisation, or '
-          f'another path. Their weights are not certain to stay aligned: choose '
+          f'the input of the layer {named[number + 1]!r} is no homogeneous function of the output '
+          f'of the layer {named[number]!r} alone: between them is a nonlinearity such as tanh, '
+          f'normalisation, or another path. Their weights are not certain to stay aligned: choose '
           f'activation=\'relu\' and no residual paths. {_OTHERWISE}')
   if moved > 0:
     raise TheoryError(
-        f'the model\'s output depends on more than its last layer {labels[-1]!r}, so that errors '
+        f'the model\'s output depends on more than its last layer {named[last]!r}, so that errors '
         f'reach others by another path than through its feedback, and weights are not certain to '
         f'stay aligned. {_OTHERWISE}')
   return [float(k) for k, _ in found]

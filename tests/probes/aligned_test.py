@@ -90,8 +90,8 @@ def plugged(name, rule='fa'):
 def arrays(variables, layers):
   """W, b (or None) and B of each layer, in NumPy."""
   if isinstance(variables, nnx.Module):
-    layer = lambda name: getattr(variables, name)
-    rows = [(layer(name).kernel, layer(name).bias, layer(name).feedback_kernel) for name in layers]
+    layer, back = lambda name: getattr(variables, name), variables.bioprop_feedback
+    rows = [(layer(name).kernel, layer(name).bias, back[name]['kernel']) for name in layers]
     return list(zip(*([np.asarray(a[...]) for a in row] for row in rows)))
   params, feedback = variables['params'], variables['feedback']
   copy = lambda a: None if a is None else np.asarray(a)
@@ -236,10 +236,10 @@ def test_nnx_models_are_changed_in_place():
   before = np.asarray(kernel[...])
   assert bioprop.aligned(model, model, x) is model
   assert model.b.kernel is kernel and nnx.graphdef(model) == graph
-  assert type(model.b.feedback_kernel) is bioprop.Feedback
+  assert type(model.bioprop_feedback['b']['kernel']) is bioprop.Feedback
   assert drawn
   jax.tree.map(np.testing.assert_array_equal, streams(), drawn)
-  after, back = np.asarray(kernel[...]), model.b.feedback_kernel[...]
+  after, back = np.asarray(kernel[...]), model.bioprop_feedback['b']['kernel'][...]
   assert squares(after) < 0.9 * squares(before)
   np.testing.assert_allclose(after / np.sqrt(squares(after)), before / np.sqrt(squares(before)),
                              rtol=1e-5)

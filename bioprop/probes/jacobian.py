@@ -13,17 +13,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend import core
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Differentiate
-from bioprop.plug.differentiator import Differentiator, confirmed, pulled, pulled_twin
-from bioprop.plug.locations import TOLERANCE, distance
-from bioprop.plug.network import PlugNetwork, batch_of, cast, traced
-from bioprop.plug.networks import make_network
+from bioprop.network.layered import Layered
+from bioprop.plug.function import own_forward
 from bioprop.plug.output import Where
-from bioprop.plug.products import acted_on, find_products
+from bioprop.probes.differentiator import (
+  Differentiator,
+  Pull,
+  Run,
+  confirmed,
+  pulled,
+  pulled_twin,
+)
+from bioprop.probes.fronts import make_model
+from bioprop.probes.locations import TOLERANCE, distance
+from bioprop.probes.model import (
+  Model,
+  Values,
+  acting,
+  batch_of,
+  cast,
+  output_of,
+  plain,
+  shapes_of,
+)
+from bioprop.probes.products import acted_on, find_products
+from bioprop.rules import NetworkRule
 from bioprop.typing import Array, PyTree
 
 
@@ -37,8 +55,8 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
 
   Computes nothing yet. Several inputs are given to `entk` as a tuple. Keep the object: it compiles
   once. Dense layers, convolutions and embeddings give factors of their derivatives. Elementwise
-  parameters, those in loops (RNNs), weights that two kinds of ops share, and all under gln give
-  their derivatives as they are, [n, C, p]: bound them by the `block` of `entk`.
+  parameters, those in loops (RNNs), and weights that two kinds of ops share give their derivatives
+  as they are, [n, C, p]: bound them by the `block` of `entk`.
 
   At first use, all is checked on one random sample: layers whose factors do not give their gradient
   are differentiated as they are.
@@ -62,9 +80,8 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
     raise MeasureError(f'derivatives in {jnp.dtype(dtype).name} were asked for, and JAX would give '
                        f'them in {jax.dtypes.canonicalize_dtype(dtype).name}. Enable it first: '
                        f'jax.config.update(\'jax_enable_x64\', True).')
-  alone = batch_of(1, sample)
-  network = make_network(model, alone, rngs, kwargs)
-  return Jacobians(network, cast(alone, dtype), network.output if output is None else output, dtype)
+  made = make_model(model, batch_of(1, sample), rngs, kwargs).at(output)
+  return Jacobians(made, cast(batch_of(1, sample), dtype), dtype)
 
 
 class Jacobians:
@@ -74,11 +91,11 @@ class Jacobians:
   perhaps), or at an NNX model, and is compiled once for all of them.
   """
 
-  def __init__(self, network: PlugNetwork, sample: tuple[Any, ...], output: Where,
+  def __init__(self, model: Model, sample: tuple[Any, ...],
                dtype: jax.typing.DTypeLike | None = None):
-    self._network, self._sample, self._output, self._dtype = network, sample, output, dtype
+    self._model, self._sample, self._dtype = model, sample, dtype
     self._made: dict[Any, tuple[Differentiator, ...]] = {}
-    self._linear = all(rule.linear for rule in network.rules)
+    self._linear = all(rule.linear for rule in model.rules)
 
   def true(self, variables: Any) -> Differentiate:
     """Maps samples to the derivatives of their outputs.
@@ -98,9 +115,8 @@ class Jacobians:
     """
     pseudo = self._at(variables)[1]
     if not self._linear:
-      names = ', '.join(sorted({type(rule).__name__ for rule in self._network.rules}))
       raise MeasureError(
-          f'{names} is not linear in the error, so that it has no Jacobian: an error '
+          f'{self._model.named()} is not linear in the error, so that it has no Jacobian: an error '
           f'of 2 does not do twice what an error of 1 does. Give it the errors: '
           f'bioprop.measure.entk(jacobians.true(variables), jacobians.update(variables), x, '
           f'(x, error)), which gives [n, n\', C, 1].')
@@ -143,8 +159,8 @@ class Jacobians:
     return self._linear
 
   def _at(self, variables) -> tuple[Differentiate, ...]:
-    values = cast(self._network.split(variables), self._dtype)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), values)
+    values = cast(self._model.split(variables), self._dtype)
+    shapes = shapes_of(values)
     leaves, structure = jax.tree.flatten(shapes)
     at = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     if at not in self._made:  # Traced once for each dtype.
@@ -153,45 +169,66 @@ class Jacobians:
             'derivatives are checked on real numbers when they are first used, and here the '
             'parameters are traced. Call jacobians.true(variables) once outside of jit.')
       self._made[at] = self._make(values, shapes)
-    return tuple(Partial(made, *values) for made in self._made[at])
+    return tuple(Partial(made, values) for made in self._made[at])
 
-  def _make(self, values, shapes) -> tuple[Differentiator, ...]:
-    network, sample = self._network, self._sample
-    trace = lambda run, n: traced(run, *shapes, batch_of(n, sample), self._output)
-    plain = trace(network.plain, 1)
-    _refuse_coupled(plain, trace(network.plain, 2), values, sample)
-    # Away from where they began, at which some rules are backprop.
-    elsewhere = jax.tree.map(_moved, values[0]), values[1]
-    check = lambda pull, products: confirmed(pull, *elsewhere, _drawn(sample), products)
-    exact = pulled(plain)
-    products, _ = check(exact, find_products(plain, shapes[0], network.canonical))
-    make = lambda pull, claimed: tuple(
-        Differentiator(pull, shapes[0], sample, claimed, products, at_error, self._dtype)
-        for at_error in (False, True))
-    ruled, claimed = exact, products
-    if not network.exact:
-      acting = trace(network.acting, 1)
-      if network.twin:
-        ruled = pulled_twin(acting, plain, network.twin, network.initial)
-        claimed, linear = check(ruled, products)
-      else:
-        ruled = pulled(acting)
-        claimed, linear = check(ruled, acted_on(products, acting, network.multiplies))
-      self._linear = self._linear and linear
-    pseudo, update = make(ruled, claimed)
+  def _make(self, values: Values, shapes: Values) -> tuple[Differentiator, ...]:
+    sample, choice = self._sample, self._model.plug.choice
     # The derivative is that of the forward pass which there is, where the rule has its own.
-    true, gradient = (pseudo, update) if network.own_forward or network.exact else (
-        make(exact, products))
+    model = acting(self._model) if own_forward(choice) else self._model
+    layered, pair = (_seen(model, shapes, batch_of(n, sample)) for n in (1, 2))
+    run = lambda layered: lambda values, alone, taps: model.run(layered, values, alone, taps)
+    exact = run(plain(layered))
+    _refuse_coupled(exact, run(plain(pair)), values, sample)
+    # Away from where they began, at which some rules are backprop.
+    elsewhere = values._replace(params=_moved(values.params))
+    check = lambda pull, products: confirmed(pull, elsewhere, _drawn(sample), products)
+    products, _ = check(pulled(exact), find_products(layered))
+    make = lambda pull, claimed: tuple(
+        Differentiator(pull, tuple(shapes.params), sample, claimed, products, at_error, self._dtype)
+        for at_error in (False, True))
+    true, gradient = make(pulled(exact), products)
+    if model.plug.choice.exact:
+      return true, true, gradient, gradient
+    if choice.network is None:
+      ruled, hopeful = pulled(run(layered)), acted_on(products, layered)
+    else:
+      ruled, hopeful = _of_network(model, choice.network, exact), products
+    claimed, linear = check(ruled, hopeful)
+    self._linear = self._linear and linear
+    pseudo, update = make(ruled, claimed)
     return true, pseudo, update, gradient
 
 
-def _refuse_coupled(single: core.ClosedJaxpr, double: core.ClosedJaxpr, values, sample) -> None:
+def _of_network(model: Model, rule: NetworkRule, exact: Run) -> Pull:
+  act = lambda values, alone, _: (model.act(values, alone), {})
+  return pulled_twin(act, exact, rule.multiplies, model.initial)
+
+
+def _seen(model: Model, values: Values, sample: tuple[Any, ...]) -> Layered:
+  """The model as it is seen on a batch.
+
+  Raises:
+    MeasureError: if the output's first axis is not the batch.
+    OutputError: if the output is not one array.
+  """
+  layered = model.seen(values, sample)
+  n, (_, out) = jax.tree.leaves(sample)[0].shape[0], output_of(layered)
+  if not out.shape or out.shape[0] != n:
+    raise MeasureError(
+        f'the output of a batch of {n} has shape {out.shape}: its first axis is not the batch. '
+        f'Arrays with a batch axis belong among the inputs, not among the keyword arguments: '
+        f'bioprop.jacobians(model, x, mask).')
+  return layered
+
+
+def _refuse_coupled(single: Run, double: Run, values: Values, sample: PyTree) -> None:
   """Raises MeasureError if a sample's output changes with what else is in the batch."""
-  both = _drawn(batch_of(2, sample))
-  run = lambda closed, inputs: jax.jit(core.jaxpr_as_fun(closed))(
-      *jax.tree.leaves((*values, inputs)))[0]
-  alone = run(single, jax.tree.map(lambda leaf: leaf[:1], both))[0]
-  if not distance(run(double, both)[0], alone) < TOLERANCE:
+  @jax.jit
+  def apart(values, both):
+    alone = jax.tree.map(lambda leaf: leaf[:1], both)
+    return distance(double(values, both, {})[0][:1], single(values, alone, {})[0])
+
+  if not float(apart(values, _drawn(batch_of(2, sample)))) < TOLERANCE:
     raise MeasureError(
         'a sample\'s output depends on what else is in the batch (batch statistics, dropout), so '
         'that no sample has derivatives of its own. Prepare them in evaluation mode: '
@@ -199,9 +236,15 @@ def _refuse_coupled(single: core.ClosedJaxpr, double: core.ClosedJaxpr, values, 
         'batch\'s moments in evaluation too cannot be measured sample by sample.')
 
 
-def _moved(w: Array) -> Array:
-  wave = 1 + jnp.cos(jnp.arange(w.size)).reshape(w.shape) / 8
-  return w * wave.astype(w.dtype) if jnp.issubdtype(w.dtype, jnp.inexact) else w
+@jax.jit
+def _moved(params: PyTree) -> PyTree:
+  """Other parameters, each number by another factor."""
+
+  def one(w: Array) -> Array:
+    wave = 1 + jnp.cos(jnp.arange(w.size)).reshape(w.shape) / 8
+    return w * wave.astype(w.dtype) if jnp.issubdtype(w.dtype, jnp.inexact) else w
+
+  return jax.tree.map(one, params)
 
 
 def _drawn(shapes: PyTree) -> PyTree:
