@@ -22,10 +22,10 @@ from absl import flags
 from flax import nnx
 
 from bioprop.errors import ConfigError, RuleOptionError, UnknownRuleError
+from bioprop.plug.choice import Where
 from bioprop.plug.function import FEEDBACK
 from bioprop.plug.linen import wrap
 from bioprop.plug.nnx import install
-from bioprop.plug.output import Where
 from bioprop.rules import RULES, AnyRule, NetworkRule, Op, Site, make
 
 _NAMES = ('rule', 'rule_options', 'rule_seed')

@@ -8,11 +8,11 @@ import jax
 from flax import nnx
 
 from bioprop.network.layered import Layered
+from bioprop.network.store import Store, redrawn
 from bioprop.plug import linen as linen_plug
 from bioprop.plug import nnx as nnx_plug
-from bioprop.plug.choice import choose
-from bioprop.plug.function import FEEDBACK, Call, Plug, Store, redrawn
-from bioprop.plug.output import Where, split
+from bioprop.plug.choice import Where, choose
+from bioprop.plug.function import FEEDBACK, Call, Plug, split
 from bioprop.rules import RULES, AnyRule
 
 _STREAMS = ('params', 'feedback', 'dropout')

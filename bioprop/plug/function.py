@@ -1,24 +1,27 @@
 """transform: any JAX function whose weights learn by another rule; and what all fronts share."""
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
 from bioprop.errors import FeedbackMissingError
 from bioprop.network.acting import Home
 from bioprop.network.feedback import Draw, Names, homes
 from bioprop.network.layered import Layered, trace
+from bioprop.network.store import Keys, Store, by_path, flat, nested, redrawn
 from bioprop.network.whole import TracedNetwork
-from bioprop.plug.choice import Choice, choose
-from bioprop.plug.output import Returned, Where, locate, split
+from bioprop.plug.choice import Choice, Where, choose, locate
 from bioprop.rules import AnyRule, NetworkRule
 from bioprop.typing import Array, Key, PyTree
 
 FEEDBACK = 'feedback'  # The collection of frozen feedback, and the name of its random stream.
-Keys = tuple[str, ...]
-Store = dict[Keys, Any]  # Feedback by the keys that lead to it.
+ByPosition = dict[int, Any]
+# Puts other values in the places of what was split off, and returns (args, kwargs).
+Rebuild = Callable[[ByPosition], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +160,47 @@ class Plug:
     return weights, direct
 
 
+def split(args: tuple[Any, ...], kwargs: Mapping[str, Any]
+          ) -> tuple[ByPosition, ByPosition, Rebuild]:
+  """Splits a call's arguments.
+
+  Args:
+    args: positional arguments, trees of anything.
+    kwargs: keyword arguments.
+
+  Returns:
+    The arrays (or their shapes) and the NNX objects (nnx.Rngs) by position, and `Rebuild`.
+  """
+  is_node = lambda a: isinstance(a, (nnx.Pytree, nnx.Variable))
+  leaves, structure = jax.tree.flatten((args, dict(kwargs)), is_leaf=is_node)
+  nodes = {i: leaf for i, leaf in enumerate(leaves) if is_node(leaf)}
+  arrays = {i: leaf for i, leaf in enumerate(leaves) if i not in nodes and _is_array(leaf)}
+  rebuild = lambda others: jax.tree.unflatten(
+      structure, [others.get(i, leaf) for i, leaf in enumerate(leaves)])
+  return arrays, nodes, rebuild
+
+
+class Returned:
+  """Tells arrays from all else that a model returns, so that JAX can trace it."""
+
+  def keep(self, out: PyTree) -> list[Array]:
+    """The arrays."""
+    leaves, self._structure = jax.tree.flatten(out)
+    self._is_array = [hasattr(leaf, 'dtype') for leaf in leaves]
+    self._others = [None if array else leaf for leaf, array in zip(leaves, self._is_array)]
+    return [leaf for leaf, array in zip(leaves, self._is_array) if array]
+
+  def restore(self, arrays: Sequence[Any]) -> PyTree:
+    """What the model returned, with other arrays."""
+    rest = iter(arrays)
+    return jax.tree.unflatten(self._structure, [
+        next(rest) if array else leaf for leaf, array in zip(self._others, self._is_array)])
+
+  def position(self, at: int, leaf: Any) -> tuple[int, Any]:
+    """A leaf's position among the arrays, and the leaf."""
+    return sum(self._is_array[:at]), leaf
+
+
 def transform(function: Callable[..., PyTree], rule: AnyRule | str | Mapping[str, AnyRule | str], *,
               output: Where = None,
               init: Callable[[Key], PyTree] | None = None) -> 'Transformed':
@@ -250,47 +294,6 @@ class Transformed:
     return Call(name, function, leaves, keys, (), arrays)
 
 
-def by_path(tree: PyTree) -> tuple[dict[str, Any], dict[str, Keys]]:
-  """The leaves of a tree by path, and the keys of each path."""
-  rows = [(tuple(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key))))
-                 for key in at), leaf) for at, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-  return {'/'.join(keys): leaf for keys, leaf in rows}, {'/'.join(keys): keys for keys, _ in rows}
-
-
-def nested(store: Mapping[Keys, Any]) -> dict[str, Any]:
-  """A store as nested dicts."""
-  tree: dict[str, Any] = {}
-  for (*parents, name), leaf in store.items():
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree
-
-
-def flat(tree: Any, above: Keys = ()) -> Store:
-  """Nested dicts as a store."""
-  if not isinstance(tree, Mapping):
-    return {above: tree}
-  return {keys: leaf for name, inner in tree.items()
-          for keys, leaf in flat(inner, (*above, str(name))).items()}
-
-
-def redrawn(params: Mapping[str, Array], key: Key) -> dict[str, Array]:
-  """Draws as large as the parameters are, for models that do not keep their initialisers."""
-  keys = jax.random.split(key, max(1, len(params)))
-  return {path: _redrawn(own, w) for own, (path, w) in zip(keys, sorted(params.items()))}
-
-
-@jax.jit  # One program for each shape, and not one for each operation on it.
-def _redrawn(key: Key, w: Array) -> Array:
-  if not jnp.issubdtype(w.dtype, jnp.inexact):
-    return w
-  rms = jnp.sqrt(jnp.mean(jnp.square(w)))
-  drawn = rms * jax.random.normal(key, w.shape, w.dtype)
-  return jnp.where(jnp.max(w) == jnp.min(w), w, drawn)  # Constants are seen to by whoever asks.
-
-
 def own_forward(choice: Choice) -> bool:
   """Whether the rule has a forward pass of its own."""
   return choice.network is not None and choice.network.own_forward
@@ -340,3 +343,6 @@ def _check_alike(path: str, rule: Any, b: Any, w: Any) -> None:
         f'made for another model, or cast. Make it again of these parameters, or cast it as they '
         f'were.')
 
+
+def _is_array(leaf: Any) -> bool:
+  return hasattr(leaf, 'shape') and not isinstance(leaf, np.generic)  # numpy's own True is a flag.

@@ -11,18 +11,9 @@ from flax import nnx
 from flax.core.scope import in_filter
 
 from bioprop.errors import FeedbackMissingError, NothingMatchedError, PluggedError, UnboundError
-from bioprop.plug.choice import choose
-from bioprop.plug.function import (
-  FEEDBACK,
-  Call,
-  Keys,
-  Plug,
-  flat,
-  is_traced,
-  nested,
-  own_forward,
-)
-from bioprop.plug.output import Where, split
+from bioprop.network.store import Keys, flat, nested
+from bioprop.plug.choice import Where, choose
+from bioprop.plug.function import FEEDBACK, Call, Plug, is_traced, own_forward, split
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, Key, PyTree
 

@@ -16,11 +16,11 @@ from bioprop.errors import (
   UnsupportedLayerError,
 )
 from bioprop.network.feedback import init_unseen
-from bioprop.plug.choice import choose
-from bioprop.plug.function import FEEDBACK, Call, Keys, Plug, Store, nested, redrawn
+from bioprop.network.store import Keys, Store, nested, redrawn
+from bioprop.plug.choice import Where, choose
+from bioprop.plug.function import FEEDBACK, Call, Plug
 from bioprop.plug.nnx_effects import LEARNED, PLUG, STORE, STREAM
 from bioprop.plug.nnx_run import call_of, modules, plug_in, refuse_plugged, unplug
-from bioprop.plug.output import Where
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, Key
 

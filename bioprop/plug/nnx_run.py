@@ -19,8 +19,9 @@ from jax.extend.core import get_opaque_trace_state
 
 from bioprop.errors import PluggedError, UnboundError
 from bioprop.network.layered import trace
+from bioprop.network.store import Keys
 from bioprop.network.values import Kind
-from bioprop.plug.function import FEEDBACK, Call, Keys, is_traced, own_forward
+from bioprop.plug.function import FEEDBACK, Call, is_traced, own_forward, split
 from bioprop.plug.linen import without_gradient
 from bioprop.plug.nnx_effects import (
   LEARNED,
@@ -32,7 +33,6 @@ from bioprop.plug.nnx_effects import (
   is_node,
   referred,
 )
-from bioprop.plug.output import split
 from bioprop.typing import PyTree
 
 # Whether a root's method runs that was called with concrete arrays. It belongs to the key of JAX's

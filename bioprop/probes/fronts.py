@@ -8,11 +8,12 @@ import jax
 from flax import nnx
 
 from bioprop.errors import MeasureError
+from bioprop.network.store import by_path, flat, nested
 from bioprop.plug import linen as linen_plug
-from bioprop.plug.function import FEEDBACK, Plug, by_path, flat, nested
+from bioprop.plug.function import FEEDBACK, Plug
+from bioprop.plug.function import split as split_arguments
 from bioprop.plug.nnx_effects import PLUG, STREAM
 from bioprop.plug.nnx_run import call_of, stored, unplug
-from bioprop.plug.output import split as split_arguments
 from bioprop.probes.model import PLAIN, Model, Values, shapes_of
 from bioprop.typing import Key
 

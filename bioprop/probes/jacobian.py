@@ -18,8 +18,8 @@ from jax.tree_util import Partial
 from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Differentiate
 from bioprop.network.layered import Layered
+from bioprop.plug.choice import Where
 from bioprop.plug.function import own_forward
-from bioprop.plug.output import Where
 from bioprop.probes.differentiator import (
   Differentiator,
   Pull,

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.network.layered import Layered
-from bioprop.plug.choice import choose
-from bioprop.plug.function import Call, Keys, Plug, Store
-from bioprop.plug.output import Where, locate
+from bioprop.network.store import Keys, Store
+from bioprop.plug.choice import Where, choose, locate
+from bioprop.plug.function import Call, Plug
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, Key, PyTree
 

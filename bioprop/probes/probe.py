@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from bioprop.errors import MeasureError
+from bioprop.plug.choice import Where
 from bioprop.plug.linen import wrap
-from bioprop.plug.output import Where
 from bioprop.probes.feedback_weights import FeedbackOf
 from bioprop.probes.jacobian import jacobians
 from bioprop.probes.point import Batch, Loss, Point
