@@ -1,8 +1,10 @@
 """Strict numerics for every test: no silent rank or dtype promotion, warnings are errors."""
 import ctypes
 import gc
+import json
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 
@@ -64,6 +66,26 @@ def _memory():
   gc.collect()
   if sys.platform == 'linux':
     ctypes.CDLL(None).malloc_trim(0)  # LLVM leaves many holes, which glibc keeps.
+
+
+@pytest.fixture(scope='session')
+def python(tmp_path_factory):
+  """python(*argv, module=None, cwd=ROOT) runs a program of ours to its end, as the shell would."""
+  output = tmp_path_factory.mktemp('output')
+  server = subprocess.Popen([sys.executable, ROOT / 'tests' / 'programs.py'], text=True,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
+
+  def run(*argv, module=None, cwd=ROOT, seconds=200):
+    out, err = output / 'out', output / 'err'
+    for path in (out, err):
+      path.unlink(missing_ok=True)
+    asked = {'argv': argv, 'module': module, 'cwd': cwd, 'out': out, 'err': err, 'seconds': seconds}
+    print(json.dumps(asked, default=str), file=server.stdin, flush=True)
+    status = int(server.stdout.readline())
+    return subprocess.CompletedProcess(argv, status, out.read_text(), err.read_text())
+
+  yield run
+  server.communicate()
 
 
 @pytest.fixture

@@ -268,4 +268,5 @@ def test_nnx_feedback_may_be_made_of_the_initial_weights(parse):
   """They are there when the rule is installed."""
   parse('--rule=fa', '--rule_options=rho=1')
   model = bioprop.from_flags(NnxNet(nnx.Rngs(0)))
-  np.testing.assert_allclose(model.readout.feedback_kernel[...], model.readout.kernel[...])
+  np.testing.assert_allclose(model.bioprop_feedback['readout']['kernel'][...],
+                             model.readout.kernel[...])

@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from bioprop.bench import sweep
 from bioprop.errors import ConfigError
 from bioprop.measure import AlignmentScore, alignment_scores
-from bioprop.plug.linen import wrap
+from bioprop.plug.linen import plain_model, wrap
 from bioprop.probes.layers import layers
 from bioprop.training import cli, step
 from bioprop.training.state import State
@@ -65,7 +65,7 @@ def train_both(
     data: the training examples.
     epoch: 1 is the first.
   """
-  lazy = dataclasses.replace(task, model=wrap(task.model, 'align_zero'))
+  lazy = dataclasses.replace(task, model=wrap(plain_model(task.model), 'align_zero'))
 
   def body(carry, index):
     state, (params, opt_state) = carry

@@ -80,6 +80,7 @@ class _Node:
   ins: list[Any]
   outs: list[Any]
   moves: bool = False
+  real: bool = True  # Whether its output is a real number.
 
 
 class _Place:
@@ -151,12 +152,14 @@ class _Place:
           self.constants[outs[0]] = np.asarray(eqn.primitive.bind(*values, **eqn.params))
         return outs
     moves = eqn.primitive.name in _MOVES and eqn.invars[0].aval.size == eqn.outvars[0].aval.size
-    self.nodes.append(_Node(eqn.primitive, eqn.params, ins, outs, moves))
+    real = bool(outs) and jnp.issubdtype(getattr(eqn.outvars[0].aval, 'dtype', jnp.int32),
+                                         jnp.floating)
+    self.nodes.append(_Node(eqn.primitive, eqn.params, ins, outs, moves, real))
     return outs
 
   def follow(self, start: Any) -> Activation:
     """The largest elementwise function of `start` alone through which all else reads it."""
-    position, steps, used_outside = {start: 0}, [], set()
+    position, steps, used_outside, real = {start: 0}, [], set(), [True]
     layout: dict[Any, tuple[Any, ...]] = {start: ()}  # How the entries of each value were moved.
     for node in self.nodes:
       touches = [name for name in node.ins if name in position]
@@ -171,16 +174,19 @@ class _Place:
       elif node.primitive is not None and node.primitive.name in _ELEMENTWISE and alike and all(
           operand is not None for operand in operands):
         steps.append((node.primitive, node.params, tuple(operands)))
+        real.append(node.real)
         position[node.outs[0]], layout[node.outs[0]] = len(steps), layout[touches[0]]
       else:
         used_outside.update(touches)
     used_outside.update(name for name in self.outs if name in position)
-    return _prune(steps, _last_common(steps, {position[name] for name in used_outside}))
+    return _prune(steps, _last_common(steps, {position[name] for name in used_outside}, real))
 
 
-def _last_common(steps, ends: set[int]) -> int:
-  """The latest value that every path from the start to every end passes through."""
+def _last_common(steps, ends: set[int], real: Sequence[bool]) -> int:
+  """The latest real value that every path from the start to every end passes through."""
   for gate in range(len(steps), 0, -1):
+    if not real[gate]:
+      continue
     reached = {0}
     for position, (_, _, operands) in enumerate(steps, start=1):
       if position != gate and any(o in reached for o in operands if isinstance(o, int)):

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
+from bioprop.network.layout import Body, body_of, branches_of, scan_of
+
 Axis = int | None
 _REDUCTIONS = frozenset('''reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax
     argmin reduce_xor squeeze'''.split())
@@ -17,17 +19,57 @@ def moved(eqn: core.JaxprEqn, axes: Sequence[Axis]) -> list[Axis]:
   """The samples' axis of each output of an equation, None where there is none or it is unknown.
 
   Args:
-    eqn: an equation that calls nothing.
+    eqn: an equation that is not entered.
     axes: the samples' axis of each input.
   """
   if all(axis is None for axis in axes):
     return [None] * len(eqn.outvars)
+  if eqn.primitive.name == 'scan':
+    return _scan(eqn, axes)
+  if eqn.primitive.name == 'cond':
+    return _joined([_through(branch, axes[1:]) for branch in branches_of(eqn)])
+  if (body := body_of(eqn)) is not None and _calls(eqn, body):
+    return _through(body, axes)
   special = _SPECIAL.get(eqn.primitive.name)
   if special is not None:
     return [special(eqn, axes)] * len(eqn.outvars)
   if eqn.primitive.name in _REDUCTIONS:
     return [_without(axes[0], eqn.params.get('axes', eqn.params.get('dimensions')))]
   return [_like(eqn, axes, _shape(var)) for var in eqn.outvars]
+
+
+def _calls(eqn, body: Body) -> bool:
+  """Whether an equation runs its body once, on its own operands; a reduction does not."""
+  shapes = lambda atoms: [_shape(atom) for atom in atoms]
+  return (shapes(eqn.invars), shapes(eqn.outvars)) == (
+      shapes(body.jaxpr.invars), shapes(body.jaxpr.outvars))
+
+
+def _through(body: Body, axes: Sequence[Axis]) -> list[Axis]:
+  """Of what a jaxpr puts out."""
+  known = dict(zip(body.jaxpr.invars, axes))
+  read = lambda atom: None if isinstance(atom, core.Literal) else known.get(atom)
+  for eqn in body.jaxpr.eqns:
+    known.update(zip(eqn.outvars, moved(eqn, [read(atom) for atom in eqn.invars])))
+  return [read(atom) for atom in body.jaxpr.outvars]
+
+
+def _scan(eqn, axes) -> list[Axis]:
+  scan = scan_of(eqn)
+  first = scan.consts + scan.carried
+  sliced = [None if axis in (None, 0) else axis - 1 for axis in axes[first:]]
+  carry = list(axes[scan.consts:first])
+  while True:  # Until what is known of the carry is what the body gives back.
+    outs = _through(scan.body, [*axes[:scan.consts], *carry, *sliced])
+    joined = _joined([carry, outs[:scan.carried]])
+    if joined == carry:
+      return [*carry, *(None if axis is None else axis + 1 for axis in outs[scan.carried:])]
+    carry = joined
+
+
+def _joined(rows: Sequence[Sequence[Axis]]) -> list[Axis]:
+  """Of values that are one of several; constants among them have no axis."""
+  return [next((axis for axis in own if axis is not None), None) for own in zip(*rows)]
 
 
 def _shape(atom) -> tuple[int, ...]:

@@ -330,8 +330,8 @@ def _whole_feedback(call: Call, rule: NetworkRule, stored: Mapping[Keys, Any]) -
                        for path, w in initial.items()):
     raise FeedbackMissingError(
         f'the feedback does not hold initial parameters of {call.name}, which {name} needs: it was '
-        f'made for another model or by another rule. Run init of this plugged model again: '
-        f'variables = model.init(key, x).')
+        f'made for another model or by another rule. Run init of this plugged model again, or '
+        f'install for an NNX model: variables = model.init(key, x).')
   return {**feedback, 'initial': initial}
 
 

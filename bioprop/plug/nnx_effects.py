@@ -43,8 +43,12 @@ class Effects:
     Raises:
       flax.errors.TraceContextError: as without a rule, if `target` is of another trace.
     """
+    changed = nnx.to_flat_state(self.state)
+    refers = any(isinstance(leaf, _At) for leaf in jax.tree.leaves(out))
+    if not (changed or self.graphdef or refers):
+      return out
     nodes = dict(nnx.iter_graph(target, graph=True))
-    for path, leaf in nnx.to_flat_state(self.state):
+    for path, leaf in changed:
       if isinstance(nodes.get(path), nnx.Variable):
         nodes[path].set_raw_value(leaf.get_raw_value())
     if self.graphdef is not None:
@@ -68,6 +72,8 @@ def is_node(value: Any) -> bool:
 
 def referred(out: PyTree, copies: PyTree) -> PyTree:
   """What a call returned, with its place in `copies` for each of their nodes."""
+  if not any(map(is_node, jax.tree.leaves(out, is_leaf=is_node))):
+    return out
   places = {id(node): _At(path) for path, node in nnx.iter_graph(copies, graph=True)
             if is_node(node)}
   return jax.tree.map(lambda leaf: places.get(id(leaf), leaf), out, is_leaf=is_node)
@@ -77,9 +83,9 @@ class Before:
   """Objects as they are before a call that is given them."""
 
   def __init__(self, copies: PyTree):
-    self._copies, self._graphdef = copies, nnx.graphdef(copies, graph=True)
-    self._arrays = {path: jax.tree.leaves(leaf) for path, leaf in nnx.to_flat_state(
-        nnx.state(copies, graph=True))}
+    self._copies = copies
+    self._graphdef, state = nnx.split(copies, graph=True)
+    self._arrays = {path: jax.tree.leaves(leaf) for path, leaf in nnx.to_flat_state(state)}
 
   def effects(self, out: PyTree) -> Effects:
     """What the call has done since then.

@@ -123,21 +123,14 @@ def call_of(model: nnx.Module, method: Callable[..., Any], args: tuple[Any, ...]
 
 def stored(model: nnx.Module) -> dict[Keys, nnx.Variable]:
   """The variables that hold the feedback of a plugged model, by its keys."""
-  found = {path[1:]: variable for path, variable in nnx.iter_graph(model, graph=True)
-           if isinstance(variable, nnx.Variable) and path and path[0] == STORE}
-  for path in vars(model).get(LEARNED, ()):
-    owner, name = beside(model, path)
-    found[path] = getattr(owner, name)
-  return found
-
-
-def beside(model: nnx.Module, path: Keys) -> tuple[nnx.Module, str]:
-  """The module that owns a weight, and the name of the feedback beside it."""
-  owner = next(module for own, module in modules(model) if tuple(map(str, own)) == path[:-1])
-  return owner, _feedback_path(path)[-1]
+  nodes = {tuple(map(str, path)): node for path, node in nnx.iter_graph(model, graph=True)}
+  found = {path[1:]: node for path, node in nodes.items()
+           if isinstance(node, nnx.Variable) and path[:1] == (STORE,)}
+  return found | {path: nodes[_feedback_path(path)] for path in vars(model).get(LEARNED, ())}
 
 
 def _feedback_path(path: Keys) -> Keys:
+  """Of feedback that learns, beside the weight at `path`."""
   return (*path[:-1], f'{FEEDBACK}_{path[-1]}')
 
 
@@ -176,11 +169,12 @@ def plug_in(model: nnx.Module) -> None:
 
 def unplug(model: nnx.Module) -> None:
   """Takes rules out of a model: its classes and variables are what they were before install."""
-  for _, module in modules(model):
-    for path in vars(module).get(LEARNED, ()):
-      owner, name = beside(module, path)
-      delattr(owner, name)
-  for _, module in modules(model):
+  for _, module in (found := modules(model)):
+    if LEARNED in vars(module):
+      owners = {tuple(map(str, path)): owner for path, owner in modules(module)}
+      for path in getattr(module, LEARNED):
+        delattr(owners[path[:-1]], _feedback_path(path)[-1])
+  for _, module in found:
     for name in {PLUG, STORE, STREAM, LEARNED} & set(vars(module)):
       delattr(module, name)
     _swap(module, getattr(type(module), '_bioprop_plain', type(module)))

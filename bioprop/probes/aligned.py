@@ -162,6 +162,7 @@ def _degrees(model: Model, layered: Layered, values: Values, sample: PyTree) -> 
   """
   ops, draw = layered.traced.network.ops, np.random.RandomState(0)
   named, last = labels(ops), len(ops) - 1
+  output, _ = layered.locate(layered.traced.out)
   z = {op.number: jnp.asarray(draw.standard_normal(op.y_aval.shape), op.y_aval.dtype)
        for op in ops}
   u = {**dict(enumerate(draw.uniform(1, 3, len(ops)))), last: 0.0}
@@ -178,7 +179,7 @@ def _degrees(model: Model, layered: Layered, values: Values, sample: PyTree) -> 
       da = da / jnp.asarray(u[number], da.dtype)
       k = jnp.vdot(a, da) / jnp.vdot(a, a)
       found.append((k, distance(da, k * a)))
-    return found, jnp.max(jnp.abs(moved), initial=0)
+    return found, jnp.max(jnp.abs(moved[output]), initial=0)
 
   zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
   found, moved = tried(values._replace(params=zeros(values.params)), zeros(sample), z)

@@ -1,4 +1,4 @@
-"""Makes a `Model` of a linen module, an NNX module, or a transformed function."""
+"""Makes a `Model` of a linen or an NNX module."""
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

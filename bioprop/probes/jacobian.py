@@ -5,7 +5,7 @@ the two factors of its derivative: the layer's input, and the cotangent at its o
 found as the derivative in something that is added there. Every other parameter gives its derivative
 as it is.
 """
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +18,8 @@ from jax.tree_util import Partial
 from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Differentiate
 from bioprop.network.layered import Layered
-from bioprop.plug.choice import Where
-from bioprop.plug.function import own_forward
+from bioprop.plug.choice import Where, locate
+from bioprop.plug.function import Returned, own_forward
 from bioprop.probes.differentiator import (
   Differentiator,
   Pull,
@@ -36,11 +36,10 @@ from bioprop.probes.model import (
   acting,
   batch_of,
   cast,
-  output_of,
   plain,
   shapes_of,
 )
-from bioprop.probes.products import acted_on, find_products
+from bioprop.probes.products import Product, acted_on, find_products
 from bioprop.rules import NetworkRule
 from bioprop.typing import Array, PyTree
 
@@ -80,8 +79,8 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
     raise MeasureError(f'derivatives in {jnp.dtype(dtype).name} were asked for, and JAX would give '
                        f'them in {jax.dtypes.canonicalize_dtype(dtype).name}. Enable it first: '
                        f'jax.config.update(\'jax_enable_x64\', True).')
-  made = make_model(model, batch_of(1, sample), rngs, kwargs).at(output)
-  return Jacobians(made, cast(batch_of(1, sample), dtype), dtype)
+  alone = batch_of(1, sample)
+  return Jacobians(make_model(model, alone, rngs, kwargs), cast(alone, dtype), output, dtype)
 
 
 class Jacobians:
@@ -91,9 +90,10 @@ class Jacobians:
   perhaps), or at an NNX model, and is compiled once for all of them.
   """
 
-  def __init__(self, model: Model, sample: tuple[Any, ...],
+  def __init__(self, model: Model, sample: tuple[Any, ...], output: Where = None,
                dtype: jax.typing.DTypeLike | None = None):
     self._model, self._sample, self._dtype = model, sample, dtype
+    self._output = model.plug.output if output is None else output
     self._made: dict[Any, tuple[Differentiator, ...]] = {}
     self._linear = all(rule.linear for rule in model.rules)
 
@@ -172,13 +172,13 @@ class Jacobians:
     return tuple(Partial(made, values) for made in self._made[at])
 
   def _make(self, values: Values, shapes: Values) -> tuple[Differentiator, ...]:
-    sample, choice = self._sample, self._model.plug.choice
+    sample, choice, output = self._sample, self._model.plug.choice, self._output
     # The derivative is that of the forward pass which there is, where the rule has its own.
     model = acting(self._model) if own_forward(choice) else self._model
-    layered, pair = (_seen(model, shapes, batch_of(n, sample)) for n in (1, 2))
-    run = lambda layered: lambda values, alone, taps: model.run(layered, values, alone, taps)
+    (layered, run), (pair, run_pair) = (
+        _seen(model, shapes, batch_of(n, sample), output) for n in (1, 2))
     exact = run(plain(layered))
-    _refuse_coupled(exact, run(plain(pair)), values, sample)
+    _refuse_coupled(exact, run_pair(plain(pair)), values, sample)
     # Away from where they began, at which some rules are backprop.
     elsewhere = values._replace(params=_moved(values.params))
     check = lambda pull, products: confirmed(pull, elsewhere, _drawn(sample), products)
@@ -192,37 +192,54 @@ class Jacobians:
     if choice.network is None:
       ruled, hopeful = pulled(run(layered)), acted_on(products, layered)
     else:
-      ruled, hopeful = _of_network(model, choice.network, exact), products
+      ruled, hopeful = _of_network(model, choice.network, exact, output, products)
     claimed, linear = check(ruled, hopeful)
     self._linear = self._linear and linear
     pseudo, update = make(ruled, claimed)
     return true, pseudo, update, gradient
 
 
-def _of_network(model: Model, rule: NetworkRule, exact: Run) -> Pull:
-  act = lambda values, alone, _: (model.act(values, alone), {})
-  return pulled_twin(act, exact, rule.multiplies, model.initial)
+def _of_network(model: Model, rule: NetworkRule, exact: Run, output: Where,
+                products: list[Product]) -> tuple[Pull, list[Product]]:
+  """The derivatives of a rule of the whole network, and what products may have factors under it."""
+  act = lambda values, alone, _: (locate(model.act(values, alone), output)[1], {})
+  if rule.multiplies is None:
+    return pulled(act), []
+  return pulled_twin(act, exact, rule.multiplies, model.initial), products
 
 
-def _seen(model: Model, values: Values, sample: tuple[Any, ...]) -> Layered:
-  """The model as it is seen on a batch.
+def _seen(model: Model, values: Values, sample: tuple[Any, ...],
+          output: Where) -> tuple[Layered, Callable[[Layered], Run]]:
+  """The model as it is seen on a batch, and what runs it, or `plain` of it, up to its output.
 
   Raises:
     MeasureError: if the output's first axis is not the batch.
     OutputError: if the output is not one array.
   """
-  layered = model.seen(values, sample)
-  n, (_, out) = jax.tree.leaves(sample)[0].shape[0], output_of(layered)
-  if not out.shape or out.shape[0] != n:
+  returned = Returned()
+  layered = model.seen(values, sample, returned)
+  out = returned.restore(layered.traced.out[0])
+  n, (position, shape) = jax.tree.leaves(sample)[0].shape[0], returned.position(*locate(out, output))
+  if not shape.shape or shape.shape[0] != n:
     raise MeasureError(
-        f'the output of a batch of {n} has shape {out.shape}: its first axis is not the batch. '
+        f'the output of a batch of {n} has shape {shape.shape}: its first axis is not the batch. '
         f'Arrays with a batch axis belong among the inputs, not among the keyword arguments: '
         f'bioprop.jacobians(model, x, mask).')
-  return layered
+
+  def run(layered: Layered) -> Run:
+
+    def output_and_inputs(values, alone, taps):
+      outs, inputs = model.run(layered, values, alone, taps)
+      return outs[position], inputs
+
+    return output_and_inputs
+
+  return layered, run
 
 
 def _refuse_coupled(single: Run, double: Run, values: Values, sample: PyTree) -> None:
   """Raises MeasureError if a sample's output changes with what else is in the batch."""
+
   @jax.jit
   def apart(values, both):
     alone = jax.tree.map(lambda leaf: leaf[:1], both)

@@ -55,9 +55,9 @@ class Layer:
   def weights(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of each weight, by its path in the model's parameters, as the layer sees it:
     in a stack of layers that a scan runs, of one layer."""
-    # What was put together of several outside of a loop has the paths of all, and is no parameter.
-    return {' + '.join(self.frame.seen[at].paths): jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-            for at in self._made.leaves for aval in [self.frame.avals[at]]}
+    avals = (self.frame.avals[at] for at in self._made.leaves)
+    return {path: jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+            for path, aval in zip(self._paths, avals)}
 
   @property
   def x(self) -> jax.ShapeDtypeStruct:
@@ -76,7 +76,7 @@ class Layer:
       weights: values of the weights, by path.
       x: an input, shaped like the layer's.
     """
-    params = {self.op.name: self._made([weights[path] for path in self.weights])}
+    params = {self.op.name: self._made([weights[path] for path in self._paths])}
     if self.op.bias is not None:
       params['bias'] = self._filled(self.op.bias, jnp.zeros)
     known = {at: self.frame.constants.get(at, self._filled(at, jnp.ones)) for at in self.op.others}
@@ -85,6 +85,11 @@ class Layer:
   @functools.cached_property
   def _made(self) -> 'Made':
     return Made(self.frame, self.op.weight)
+
+  @property
+  def _paths(self) -> list[str]:
+    # What was put together of several outside of a loop has the paths of all, and is no parameter.
+    return [' + '.join(self.frame.seen[at].paths) for at in self._made.leaves]
 
   def _filled(self, at: int, fill) -> Array:
     aval = self.frame.avals[at]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from bioprop.network.layered import Layered
 from bioprop.network.store import Keys, Store
-from bioprop.plug.choice import Where, choose, locate
-from bioprop.plug.function import Call, Plug
+from bioprop.plug.choice import choose
+from bioprop.plug.function import Call, Plug, Returned
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, Key, PyTree
 
@@ -57,22 +57,24 @@ class Model:
     """The rules by their classes' names, for messages."""
     return ', '.join(sorted({type(rule).__name__ for rule in self.rules}))
 
-  def seen(self, values: Values, sample: tuple[Any, ...]) -> Layered:
+  def seen(self, values: Values, sample: tuple[Any, ...],
+           returned: Returned | None = None) -> Layered:
     """The model as it is seen on a sample: by its rules, or under rules of the whole network plain.
 
     Args:
       values, sample: arrays or shapes; nothing is computed.
+      returned: told of what the model returns.
 
     Raises:
       PatternError: if a weight has no rule.
       UnsupportedLayerError: if a rule cannot act where a parameter is used.
     """
     plug = self.plug if self.plug.choice.network is None else Plug(PLAIN, self.plug.output)
-    return plug.seen(self.call(values, sample))
+    return plug.seen(self.call(values, sample), returned)
 
   def run(self, layered: Layered, values: Values, sample: tuple[Any, ...],
-          taps: Mapping[int, Array]) -> tuple[Array, dict[int, Array]]:
-    """The output, and the inputs of the ops that have taps; see `Layered.run`.
+          taps: Mapping[int, Array]) -> tuple[list[Array], dict[int, Array]]:
+    """The arrays that it returns, and the inputs of the ops that have taps; see `Layered.run`.
 
     Args:
       layered: what `seen` gave, or `plain` of it.
@@ -81,24 +83,19 @@ class Model:
     """
     call = self.call(values, sample)
     weights, direct = self.plug.unpacked(layered, call, values.stored)
-    out, inputs = layered.run(call.params, call.held, call.inputs, weights=weights, direct=direct,
-                              key=values.key, taps=taps)
-    return jax.tree.leaves(out)[output_of(layered)[0]], inputs
+    (out, _), inputs = layered.run(
+        call.params, call.held, call.inputs, weights=weights, direct=direct, key=values.key,
+        taps=taps)
+    return out, inputs
 
-  def act(self, values: Values, sample: tuple[Any, ...]) -> Array:
-    """The output under its rule, of whatever kind."""
-    out, _ = self.plug.run(self.call(values, sample), values.stored, values.key)
-    return locate(out, self.plug.output)[1]
+  def act(self, values: Values, sample: tuple[Any, ...]) -> PyTree:
+    """What it returns under its rule, of whatever kind."""
+    return self.plug.run(self.call(values, sample), values.stored, values.key)[0]
 
   def initial(self, values: Values) -> Values:
     """The values with the initial parameters, under a rule that keeps them."""
     return values._replace(params={
         path: values.stored['initial', *self.keys[path]] for path in values.params})
-
-  def at(self, output: Where) -> 'Model':
-    """The model with another of its outputs as its output; None: with the same."""
-    plug = self.plug if output is None else dataclasses.replace(self.plug, output=output)
-    return dataclasses.replace(self, plug=plug)
 
 
 def acting(model: Model) -> Model:
@@ -120,15 +117,6 @@ def acting(model: Model) -> Model:
 def plain(layered: Layered) -> Layered:
   """The same under backprop."""
   return dataclasses.replace(layered, rule_for=PLAIN.rule_for)
-
-
-def output_of(layered: Layered) -> tuple[int, jax.ShapeDtypeStruct]:
-  """The position of the output among the leaves of what is returned, and its shape.
-
-  Raises:
-    OutputError: if the output is not one array.
-  """
-  return layered.locate(layered.traced.out)
 
 
 def shapes_of(tree: PyTree) -> PyTree:

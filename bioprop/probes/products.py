@@ -21,18 +21,22 @@ class Product(NamedTuple):
       its output.
     order: as in `Located`: the weight is a matrix [K, O].
     bias: the path of a bias that is added at the same outputs.
+    dtype: the parameter's.
   """
   path: str
   calls: tuple[tuple[int, Located, jax.ShapeDtypeStruct], ...]
   order: np.ndarray | None
   bias: str | None
+  dtype: np.dtype
 
   def factors(self, inputs: Mapping[int, Array],
               cotangents: Mapping[int, Array]) -> tuple[Array, Array]:
     """One sample's a [T, K] and g [C, T, O], of what went in and of cotangents [C, ...]."""
     a = [located.vectors(inputs[call]) for call, located, _ in self.calls]
     g = [jax.vmap(located.cotangents)(cotangents[call]) for call, located, _ in self.calls]
-    return jnp.concatenate(a), jnp.concatenate(g, 1)
+    # Where a layer computes in fewer bits than its parameter has, derivatives have the parameter's.
+    wide = lambda of: of.astype(jnp.promote_types(of.dtype, self.dtype))
+    return wide(jnp.concatenate(a)), wide(jnp.concatenate(g, 1))
 
 
 def find_products(layered: Layered) -> list[Product]:
@@ -41,8 +45,8 @@ def find_products(layered: Layered) -> list[Product]:
   Args:
     layered: the model on a batch of one.
   """
-  network, params = layered.traced.network, dict(zip(layered.traced.paths,
-                                                     layered.traced.closed.in_avals))
+  traced = layered.traced
+  network, params = traced.network, dict(zip(traced.paths, traced.closed.in_avals))
   elsewhere = {meeting.path for meeting in network.meetings}
   products = []
   for path in params:
@@ -54,7 +58,7 @@ def find_products(layered: Layered) -> list[Product]:
     if None not in located and all(_alike(one, located[0]) for one in located):
       products.append(Product(
           path, tuple((op.number, one, op.y_aval) for op, one in zip(ops, located)),
-          located[0].order, _bias(ops, params, located[0].outputs)))
+          located[0].order, _bias(ops, params, located[0].outputs), params[path].dtype))
   return products
 
 

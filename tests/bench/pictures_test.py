@@ -1,8 +1,6 @@
 """Pictures of what probes found: which there are, and that they show what the files hold."""
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import types
 
@@ -224,14 +222,12 @@ def get_config():
 
 
 @pytest.mark.slow
-def test_train_draws_them(tmp_path):
+def test_train_draws_them(python, tmp_path):
   """Beside the curves; and the program draws the same again."""
   (tmp_path / 'small.py').write_text(CONFIG)
   run = tmp_path / 'run'
-  command = [sys.executable, str(ROOT / 'train.py'), f'--config={tmp_path / "small.py"}',
-             f'--workdir={run}']
-  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-                        env=os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}, check=False)
+  done = python(ROOT / 'train.py', f'--config={tmp_path / "small.py"}', f'--workdir={run}',
+                cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   names = {'kernels.png', 'angles.png', 'alignment.png', 'spectrum.png'}
   assert {file.name for file in run.glob('*.png')} == {'curves.png', *names}

@@ -1,8 +1,6 @@
 """The benchmark compares what it says it compares; times themselves are not tested."""
 import functools
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +65,8 @@ def test_both_epoch_loops_take_the_same_number_of_steps(monkeypatch):
   assert rows[0]['ratio'] == 1.0 and rows[1]['epoch_s'] > 0
 
 
-def test_unknown_model_is_one_line_with_the_choices():
-  ran = subprocess.run([sys.executable, '-m', 'bioprop.bench.speed', '--models=vgg'],
-                       capture_output=True, text=True, check=False)
+def test_unknown_model_is_one_line_with_the_choices(python):
+  ran = python('--models=vgg', module='bioprop.bench.speed')
   assert ran.returncode == 1
   assert 'choose from mlp, lenet, resnet18' in ran.stderr + ran.stdout
   assert 'Traceback' not in ran.stderr

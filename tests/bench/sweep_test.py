@@ -1,6 +1,5 @@
 """Sweeps: the table is what the runs' own records say, and nothing is trained twice."""
 import json
-import subprocess
 import sys
 
 import jax
@@ -81,14 +80,12 @@ def _recorded(test):
 
 @pytest.fixture(scope='module', autouse=True)
 def _quick():
-  """Programs that run once: XLA does not optimise them, and what runs share is compiled once."""
+  """What runs share is compiled once."""
   least = jax.config.jax_persistent_cache_min_compile_time_secs
-  jax.config.update('jax_disable_most_optimizations', True)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'clear_caches', lambda: None)
     yield
-  jax.config.update('jax_disable_most_optimizations', False)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
 
 
@@ -162,20 +159,16 @@ def test_more_seeds_train_only_those(finished, monkeypatch):
   assert row[1:] == [_cells(sweep.table(runs))[1][1], 'not run']
 
 
-def test_from_the_command_line(finished):
+def test_from_the_command_line(finished, python):
   """The same table, and commas between brackets do not part rules."""
   folder, runs = finished
   before = _files(folder / 'runs')
-  done = _command(folder / 'runs', folder / 'small.py', f'{folder / "small.py"}:2',
-                  f'--rules={",".join(RULES)}', '--seeds=0,1', '--metric=test_error')
+  done = python(folder / 'runs', folder / 'small.py', f'{folder / "small.py"}:2',
+                f'--rules={",".join(RULES)}', '--seeds=0,1', '--metric=test_error',
+                module='bioprop.bench.sweep')
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip() == sweep.table(runs, 'test_error')
   assert _files(folder / 'runs') == before
-
-
-def _command(*argv):
-  return subprocess.run([sys.executable, '-m', 'bioprop.bench.sweep', *map(str, argv)],
-                        capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch, capsys):
@@ -312,9 +305,10 @@ def test_a_command_with_nothing_to_compare(monkeypatch):
       sweep.main(argv)
 
 
-def test_seeds_that_are_no_numbers(tmp_path):
+def test_seeds_that_are_no_numbers(python, tmp_path):
   """One paragraph, and no directory."""
-  done = _command(tmp_path / 'runs', _config(tmp_path), '--rules=bp', '--seeds=0,one')
+  done = python(tmp_path / 'runs', _config(tmp_path), '--rules=bp', '--seeds=0,one',
+                module='bioprop.bench.sweep')
   assert done.returncode == 1 and 'Traceback' not in done.stderr
   assert '--seeds is 0,one' in done.stderr and '--seeds=0,1,2' in done.stderr
   assert not (tmp_path / 'runs').exists()

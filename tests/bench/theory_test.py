@@ -1,8 +1,6 @@
 """Theory beside networks: claims that hold, claims that do not, and the command."""
 import pathlib
 import runpy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -101,22 +99,19 @@ def test_refused():
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path):
+def test_the_command(python, tmp_path):
   """Writes a figure for each claim and the table, and overwrites nothing unless told."""
-  command = [sys.executable, '-m', 'bioprop.bench.theory', '--config=configs/theory_fa.py',
-             f'--out={tmp_path}', '--config.widths=(32, 64)', '--config.seeds=1',
-             '--config.steps=4', '--config.copies=200', '--config.tolerance=0.5',
-             "--config.cases=({'rule': 'fa'},)"]
-  go = lambda *more: subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
-  first = go()
+  go = lambda *more: python('--config=configs/theory_fa.py', f'--out={tmp_path}', *more,
+                            module='bioprop.bench.theory')
+  first = go('--config.widths=(32, 64)', '--config.seeds=1', '--config.steps=4',
+             '--config.copies=200', '--config.tolerance=0.5', "--config.cases=({'rule': 'fa'},)")
   assert first.returncode == 0, first.stderr
   names = sorted(one.name for one in tmp_path.iterdir())
   assert names == ['claims.md', 'theory_fa_convergence.png', 'theory_fa_outputs.png']
   assert first.stdout == (tmp_path / 'claims.md').read_text()
   again = go()
   assert again.returncode == 1 and '--overwrite' in again.stderr
-  other = subprocess.run([*command[:3], '--config=configs/digits_mlp.py'], cwd=ROOT,
-                         capture_output=True, text=True)
+  other = python('--config=configs/digits_mlp.py', module='bioprop.bench.theory')
   assert other.returncode == 1 and 'trains one network' in other.stderr
 
 
@@ -126,10 +121,9 @@ def test_the_command(tmp_path):
     (['--config=configs/theory_fa.py', '--config.gama0=2'], 'Did you mean --config.gamma0'),
     (['--config=configs/digits_mlp.py'], 'python train.py --config='),
     (['--config=configs/theory_fa.py', '--ouput=x'], '--out and --overwrite')])
-def test_mistakes_are_one_paragraph(flags, words):
+def test_mistakes_are_one_paragraph(python, flags, words):
   """And end the command at once."""
-  done = subprocess.run([sys.executable, '-m', 'bioprop.bench.theory', *flags], cwd=ROOT,
-                        capture_output=True, text=True)
+  done = python(*flags, module='bioprop.bench.theory')
   assert done.returncode == 1 and words in done.stderr, done.stderr
   assert 'Traceback' not in done.stderr and done.stderr.count('\n') == 1
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from bioprop import data
 
+pytestmark = pytest.mark.slow  # They decode all of both.
 # The start of the encoded image, and the label's number, in a serialized tf.train.Example: key,
 # then Feature (tag 0x12) { int64_list (0x1a) { value (0x0a) } }, each with its length.
 SIGNATURES = {'mnist': b'\x89PNG', 'cifar10': b'\xff\xd8\xff'}
@@ -35,7 +36,6 @@ def raw_records(tfds_dir, name, split, keys):
   return [np.asarray(i) for i in images], [LABEL.search(r)[1][0] for r in records]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name, shape', [('mnist', (28, 28, 1)), ('cifar10', (32, 32, 3))])
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_images_and_labels_are_those_of_the_files(load, tfds_dir, name, shape, split):

@@ -31,13 +31,9 @@ archive, program_lib, definition = map(_beside, ('archive', 'program', 'definiti
 
 @pytest.fixture(scope='module', autouse=True)
 def _their_habits():
-  """The examples rely on promotions that our own code forbids; most of the time is compiling."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
+  """The examples rely on promotions that our own code forbids."""
   with jax.numpy_rank_promotion('allow'), jax.numpy_dtype_promotion('standard'):
     yield
-  jax.config.update('jax_disable_most_optimizations', before)
-  jax.clear_caches()  # Hundreds of large programs.
 
 
 @pytest.fixture(scope='session')

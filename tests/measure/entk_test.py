@@ -16,7 +16,7 @@ RNG = np.random.RandomState(0)
 KEY = jax.random.key(0)
 LINEAR = [name for name, rule in bioprop.RULES.items() if rule.linear]
 RNGS = {'feedback': jax.random.key(4)}
-TOKENS = RNG.randint(0, 5, (4, 6))
+TOKENS = RNG.randint(0, 5, (3, 6))
 
 
 class Shared(nn.Module):

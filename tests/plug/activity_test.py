@@ -28,10 +28,19 @@ def note(after, x):
 @pytest.mark.parametrize('after', [
     lambda h: nn.BatchNorm(use_running_average=False)(h), lambda h: nn.tanh(nn.LayerNorm()(h)),
     lambda h: h.mean(1, keepdims=True), lambda h: h + h[:, ::-1], lambda h: nn.softmax(h),
-    lambda h: h])
+    lambda h: h, lambda h: h + h.reshape((6, 4)).T, lambda h: nn.tanh(h)[:, :3] + h[:, 3:],
+    lambda h: nn.relu(jnp.broadcast_to(h[:, None], (4, 2, 6))).sum(1)])
 def test_something_else_reads_it_first(tools, after):
   """Then the activity is the identity."""
   assert note(after, tools.x) == 'identity'
+
+
+@pytest.mark.parametrize('after', [
+    lambda h: nn.tanh(h.reshape((4, 2, 3))).reshape((4, 6)), lambda h: nn.tanh(h.T).T,
+    lambda h: nn.tanh(h[:, None])[:, 0], lambda h: nn.tanh(h.T.reshape((6, 2, 2)) * 1).sum(2).T])
+def test_it_is_found_where_entries_are_moved(tools, after):
+  """A reshape, a transpose and an axis of one keep them all."""
+  assert note(after, tools.x).endswith('tanh')
 
 
 def test_it_is_found_through_jit_and_remat(tools):
@@ -70,7 +79,8 @@ class Shared(nn.Module):
   @nn.compact
   def __call__(self, x):
     layer = nn.Dense(6, param_dtype=jnp.float64, name='shared')
-    return nn.Dense(3, param_dtype=jnp.float64, name='readout')(self.second(layer(self.first(layer(x)))))
+    x = self.second(layer(self.first(layer(x))))
+    return nn.Dense(3, param_dtype=jnp.float64, name='readout')(x)
 
 
 # Functions of other names, other constants, and other options of a primitive; also in numpy.

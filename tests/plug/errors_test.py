@@ -86,7 +86,7 @@ def test_no_parameters(tools):
 
 
 @pytest.mark.parametrize('choice, error, words', [
-    ({'hidden': 'fa'}, errors.PatternError, "'readout/kernel' matches none of the patterns 'hidden'"),
+    ({'hidden': 'fa'}, errors.PatternError, "'readout/kernel' matches none of the patterns 'hid"),
     ({'hiden': 'fa', '*': 'bp'}, errors.PatternError, "'hiden' decides for no layer"),
     ({'*': 'fa', 'hidden': 'bp'}, errors.PatternError, 'first match wins'),
     ({}, errors.PatternError, 'empty'),

@@ -38,7 +38,7 @@ def test_subclasses(cls):
   np.testing.assert_allclose(got[0]['kernel'][...], np.asarray(X).T @ (e @ b.T), atol=1e-5)
 
 
-@pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'hebb'])
+@pytest.mark.parametrize('rule', ['dfa', 'kp'])
 def test_mixed_precision(rule):
   """Activities of bfloat16, parameters, feedback and gradients of float32; in LoRA too."""
 
@@ -273,7 +273,7 @@ class Busy(nnx.Module):
     if hasattr(self, 'once'):
       del self.once
       self.cache, self.parts[0].seen = nnx.Cache(jnp.mean(h, 0)), True
-      self.parts.append(nnx.Linear(6, 3, rngs=nnx.Rngs(7)))
+      self.parts.append(nnx.Dropout(0.5, rngs=nnx.Rngs(7)))
     return self.readout(self.parts[0](h) * self.slope[...][None])
 
 
@@ -287,8 +287,9 @@ def assert_alike(one, two):
 
 
 @pytest.mark.filterwarnings('ignore:Using .Module.sow:DeprecationWarning')  # Outside of capture.
-@pytest.mark.parametrize('rule', ['align_prop', 'kp', 'align_ada'])
-@pytest.mark.parametrize('way', ['plainly', 'jit', 'grad', 'jit of grad'])
+@pytest.mark.parametrize('rule, way', [
+    *(('align_prop', way) for way in ('plainly', 'jit', 'grad', 'jit of grad')),
+    ('kp', 'plainly'), ('kp', 'jit of grad'), ('align_ada', 'jit of grad')])
 def test_what_a_call_does_to_a_model(rule, way):
   """Is what it does to the plain one, twice: state, static attributes, and what comes and goes."""
   objective = lambda model: jnp.mean(jnp.sin(model(X)))
@@ -323,10 +324,15 @@ def test_gradients_of_activities(rule):
   model = bioprop.install(Perturbed(nnx.Rngs(0)), rule, nnx.Rngs(1), X)
   run = lambda model: jnp.sum(jnp.sin(model(X)))
   _, perturbations = nnx.capture(run, nnx.Perturbation)(model)
-  loss = nnx.capture(run, nnx.Intermediate, init=perturbations)
-  grads, sown = nnx.grad(lambda model, own: nnx.capture(
-      run, nnx.Intermediate, init=own)(model), argnums=1, has_aux=True)(model, perturbations)
-  np.testing.assert_array_equal(sown['features'].get_value()[0], loss(model)[1]['features'].get_value()[0])
+
+  @nnx.jit
+  def gradient(model, perturbations):
+    loss = lambda model, own: nnx.capture(run, nnx.Intermediate, init=own)(model)
+    return nnx.grad(loss, argnums=1, has_aux=True)(model, perturbations)
+
+  grads, sown = gradient(model, perturbations)
+  h = jnp.tanh(X @ model.hidden.kernel[...])
+  np.testing.assert_allclose(sown['features'].get_value()[0], h, rtol=1e-5, atol=1e-6)
   e = np.cos(np.asarray(model(X)))
   b = np.asarray(jax.tree.leaves(model.bioprop_feedback['readout'])[0])
   np.testing.assert_allclose(grads['seen'][...], e @ (b if rule == 'dfa' else b.T), atol=1e-6)

@@ -13,6 +13,15 @@ pytestmark = pytest.mark.usefixtures('quick')
 KEY, X = jax.random.key(0), jnp.ones((2, 3))
 
 
+class Unit(nn.Module):
+  """A layer whose weight has norm 1."""
+
+  @nn.compact
+  def __call__(self, x):
+    w = self.param('kernel', nn.initializers.normal(), (4, 4))
+    return x @ (w / jnp.sqrt(jnp.sum(jnp.square(w))))
+
+
 class Net(nn.Module):
   """Three layers of four units, put together as `kind` says."""
   kind: str
@@ -27,6 +36,8 @@ class Net(nn.Module):
       return dense('last')(nn.LayerNorm()(dense('two')(one)))
     if self.kind == 'normalised without parameters':
       return dense('last')(nn.LayerNorm(use_bias=False, use_scale=False)(dense('two')(one)))
+    if self.kind == 'normalised weight':
+      return dense('last')(Unit(name='two')(one))
     if self.kind == 'stopped':
       return dense('last')(dense('two')(jax.lax.stop_gradient(one)))
     if self.kind == 'residual':
@@ -46,6 +57,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize('kind, match', [
     ('tanh', "input of the layer 'two'.*such as tanh"),
+    ('normalised weight', "'two' multiplies with a function of its parameter 'two/kernel'"),
     ('normalised', 'LayerNorm_0/bias, LayerNorm_0/scale'),
     ('normalised without parameters', "input of the layer 'last'"),
     ('stopped', "input of the layer 'two'"),

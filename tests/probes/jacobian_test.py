@@ -87,6 +87,49 @@ def test_layers_that_are_not_what_they_seem(model, shape):
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * jnp.abs(want).max())
 
 
+class Written(nn.Module):
+  """Products by hand, with weights whose axes stand in all orders."""
+
+  @nn.compact
+  def __call__(self, x):
+    weight = lambda name, *shape: self.param(name, nn.initializers.normal(), shape)
+    x = nn.tanh(x @ weight('transposed', 5, 6).T)
+    x = nn.tanh(jnp.einsum('nd,hdk->nhk', x, weight('heads', 2, 5, 4)))
+    x = jnp.einsum('oh,nhk->nok', weight('channels', 3, 2), x)
+    x = nn.tanh(x * 2 + weight('bias', 1, 3, 1))
+    x = nn.tanh(jax.lax.conv_general_dilated(
+        x, jnp.flip(weight('flipped', 2, 3, 2), 2), (1,), 'VALID',
+        dimension_numbers=('NCW', 'OIW', 'NCW')))
+    return jnp.einsum('nok,kor->nr', x, weight('last', 3, 2, 2).astype(x.dtype))
+
+
+@pytest.mark.parametrize('rule', ['bp', 'fa'])
+@pytest.mark.usefixtures('x64', 'quick')
+def test_products_that_no_layer_makes(rule):
+  """All give factors, of the parameter as it is kept."""
+  model, x = bioprop.wrap(Written(), rule), jnp.asarray(RNG.randn(3, 6))
+  shapes = jax.eval_shape(model.init, KEY, x)
+  variables = jax.tree.map(lambda a: jnp.asarray(0.7 * RNG.randn(*a.shape)), shapes)
+  jacobians = bioprop.jacobians(model, x)
+  with jax.numpy_dtype_promotion('standard'):
+    true, pseudo = jacobians.true(variables), jacobians.pseudo(variables)
+  for made in (true(x), pseudo(x)):
+    assert set(made.outer) == {'transposed', 'heads', 'channels', 'flipped', 'last'}
+    assert not made.biases and set(made.full) == {'bias'}  # To its product a factor is given.
+  want = [naive_plain(one, variables, x) for one in (Written(), model)]
+  got = measure.entk(true, pseudo, x)
+  want = jnp.einsum('ncp,mdp->nmcd', *want)
+  np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10 * jnp.abs(want).max())
+
+
+@pytest.mark.usefixtures('quick')
+def test_gated_networks_give_factors():
+  """Their derivatives are those of another network."""
+  model, x = bioprop.wrap(MLP(classes=2, hidden=(5,), activation='relu'), 'gln'), jnp.ones((3, 6))
+  made = bioprop.jacobians(model, x).pseudo(jax.jit(model.init)(KEY, x))(x)
+  assert set(made.outer) == {'Dense_0/kernel', 'Dense_1/kernel'} and not made.full
+
+
 @dataclasses.dataclass(frozen=True)
 class Tripled(bioprop.RULES['fa']):
   """Feedback alignment with larger steps, which says nothing of them."""

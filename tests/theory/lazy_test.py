@@ -155,8 +155,8 @@ OPTIONS = {
     'gln': ({}, {}),
 }
 # Rule, its options, hidden layers, nonlinearity, biases, and what the theory is told.
-NETWORKS = {f'{rule}-{depth}': (rule, own, depth, 'relu', False, told)
-            for rule, (own, told) in OPTIONS.items() for depth in (1, 2, 3)} | {
+# Three hidden layers: a first, one between, and a last.
+NETWORKS = {rule: (rule, own, 3, 'relu', False, told) for rule, (own, told) in OPTIONS.items()} | {
     'bp-tanh-biases': ('bp', {}, 2, 'tanh', True, {}),
     'fa-tanh': ('fa', {'rho': 0.8, 'scale': 0.9}, 2, 'tanh', False, {'rho': 0.8, 'scale': 0.9}),
     'gln-biases': ('gln', {}, 2, 'relu', True, {}),

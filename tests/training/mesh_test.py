@@ -14,20 +14,24 @@ from bioprop.errors import ConfigError
 from bioprop.training import base, mesh, metrics, step
 from bioprop.training.checkpoint import Checkpoints
 
-PROGRAM = pathlib.Path(__file__).parent / 'eight_devices.py'
+PROGRAM = pathlib.Path(__file__).parent / 'many_devices.py'
 RULES = ('fa', 'dfa', 'kp')
 MESHES = ('data=8', 'data=2,fsdp=4')
 
 
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory):
+def _train(path, devices):
   """A directory of runs, and notes on them."""
-  path = tmp_path_factory.mktemp('runs')
-  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
+  flags = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
   done = subprocess.run([sys.executable, str(PROGRAM), str(path)], env=os.environ | flags,
                         capture_output=True, text=True, timeout=1500, check=False)
   assert done.returncode == 0, done.stderr
   return path, {'stderr': done.stderr, **json.loads((path / 'notes.json').read_text())}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Of three rules, over two meshes of eight devices."""
+  return _train(tmp_path_factory.mktemp('runs'), 8)
 
 
 def _leaves(run):
@@ -53,6 +57,16 @@ def _assert_close(run, other):
   for record, expected in zip(metrics.read(run), metrics.read(other), strict=True):
     for name in record.keys() - {'seconds', 'steps_per_second'}:
       assert record[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_two_devices_train_to_the_numbers_of_one(tmp_path):
+  """Each holds a half of what can be halved, and of the feedback what it holds of the kernel."""
+  path, notes = _train(tmp_path, 2)
+  _assert_close(path / 'fa-fsdp=2', path / 'fa-None')
+  lies = notes['lies']['fa-fsdp=2']
+  assert lies[".params['Dense_0']['kernel']"] == [[32, 24]] * 2
+  assert lies[".model_state['feedback']['Dense_0']['kernel']"] == [[32, 24]] * 2
+  assert notes['compiled'] == [1] * 2
 
 
 @pytest.mark.slow

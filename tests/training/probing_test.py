@@ -42,12 +42,10 @@ def make_config(probes=PROBES, **values):
 
 @pytest.fixture(scope='module', autouse=True)
 def _quick():
-  """Programs that run once: XLA does not optimise them, and what runs share is compiled once."""
+  """What runs share is compiled once."""
   least = jax.config.jax_persistent_cache_min_compile_time_secs
-  jax.config.update('jax_disable_most_optimizations', True)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   yield
-  jax.config.update('jax_disable_most_optimizations', False)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', least)
 
 
@@ -315,7 +313,6 @@ from bioprop.training import base, run
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-jax.config.update('jax_disable_most_optimizations', True)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 for mesh in (None, 'data=2,fsdp=2'):
   config = base()

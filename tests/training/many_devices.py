@@ -1,11 +1,12 @@
-"""Trains on one device and over meshes of eight virtual ones: what mesh_test looks at.
+"""Trains on one device and over meshes of virtual ones: what mesh_test looks at.
 
 It is a program, since a process chooses its number of virtual devices before JAX starts:
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python eight_devices.py DIRECTORY
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python many_devices.py DIRECTORY
 
 Each run has its directory DIRECTORY/<rule>-<mesh>; `notes.json` says where arrays lay, what the
-compiled step was made of, and what XLA complained about is on stderr.
+compiled step was made of, and what XLA complained about is on stderr. Over two devices it is one
+rule over one mesh.
 """
 import json
 import pathlib
@@ -25,8 +26,10 @@ from bioprop.training.trainer import Trainer
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
-RULES = ('fa', 'dfa', 'kp')
-MESHES = (None, 'data=8', 'data=2,fsdp=4')
+RULES, MESHES = {
+    2: (('fa',), (None, 'fsdp=2')),
+    8: (('fa', 'dfa', 'kp'), (None, 'data=8', 'data=2,fsdp=4')),
+}[jax.device_count()]
 BATCH, HIDDEN = 200, 24
 
 
@@ -108,14 +111,20 @@ def main(directory):
     for mesh in MESHES:
       results = run(make_config(rule, mesh), directory / f'{rule}-{mesh}', progress=False)
       notes['lies'][f'{rule}-{mesh}'] = lies(results.state)
-  notes['made_of'] = made_of(make_config('fa', MESHES[-1]))
-  compile_pooling()
+  if notes['devices'] == 8:
+    notes['made_of'] = made_of(make_config('fa', MESHES[-1]))
+    compile_pooling()
+    interrupted(directory)
+  (directory / 'notes.json').write_text(json.dumps(notes))
+
+
+def interrupted(directory):
+  """Ends over the mesh what began there, and on one device."""
   sharded = make_config('fa', MESHES[-1])
   interrupt_after(1, sharded, directory / 'cut')
   shutil.copytree(directory / 'cut', directory / 'moved')
   run(sharded, directory / 'cut', progress=False)
   run(make_config('fa', None), directory / 'moved', progress=False)
-  (directory / 'notes.json').write_text(json.dumps(notes))
 
 
 if __name__ == '__main__':
