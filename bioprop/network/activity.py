@@ -46,7 +46,7 @@ class Activation:
       arguments = [values[o] if isinstance(o, int) else jnp.broadcast_to(o, y.shape)
                    for o in operands]
       values.append(primitive.bind(*arguments, **params))
-    return values[-1]
+    return values[-1].astype(y.dtype)  # The model may go on in another precision.
 
   @property
   def name(self) -> str:

@@ -218,11 +218,11 @@ def _seen(model: Model, values: Values, sample: tuple[Any, ...],
   """
   returned = Returned()
   layered = model.seen(values, sample, returned)
-  out = returned.restore(layered.traced.out[0])
-  n, (position, shape) = jax.tree.leaves(sample)[0].shape[0], returned.position(*locate(out, output))
-  if not shape.shape or shape.shape[0] != n:
+  found = locate(returned.restore(layered.traced.out[0]), output)
+  n, (position, out) = jax.tree.leaves(sample)[0].shape[0], returned.position(*found)
+  if out.shape[0] != n:
     raise MeasureError(
-        f'the output of a batch of {n} has shape {shape.shape}: its first axis is not the batch. '
+        f'the output of a batch of {n} has shape {out.shape}: its first axis is not the batch. '
         f'Arrays with a batch axis belong among the inputs, not among the keyword arguments: '
         f'bioprop.jacobians(model, x, mask).')
 

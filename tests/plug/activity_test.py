@@ -64,6 +64,27 @@ def test_constants_that_jax_computes(tools, scaled):
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_the_model_may_go_on_in_another_precision(tools):
+  """The activity has the layer's own, so that it fits the layer's update."""
+
+  def update(dtype):
+    model = bioprop.wrap(Mixed(dtype), 'hebb')
+    return tools.gradient(model, model.init(jax.random.key(0), tools.x), tools.x)
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.02),
+               update(jnp.bfloat16), update(jnp.float32))
+
+
+class Mixed(nn.Module):
+  """A layer in another precision than its nonlinearity."""
+  dtype: object
+
+  @nn.compact
+  def __call__(self, x):
+    h = nn.relu(nn.Dense(6, dtype=self.dtype)(x).astype(jnp.float32))
+    return nn.Dense(3)(jnp.real(jnp.fft.ifft(jnp.fft.fft(h))))
+
+
 def test_learned_nonlinearities_take_gradients(tools):
   """A slope that is a parameter is no constant of the function."""
   model = bioprop.wrap(Net(lambda h: nn.PReLU()(h)), 'hebb')

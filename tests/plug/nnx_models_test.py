@@ -305,6 +305,19 @@ def test_what_a_call_does_to_a_model(rule, way):
   assert_alike(bioprop.uninstall(model), plain)
 
 
+@pytest.mark.parametrize('norm', [nnx.SpectralNorm, nnx.WeightNorm])
+def test_layers_that_look_at_all_parameters(norm):
+  """They do not find the feedback that lies among them, in a plain call and in a trace."""
+  make = lambda: nnx.Sequential(
+      nnx.Linear(6, 5, rngs=nnx.Rngs(0)), jnp.tanh,
+      norm(nnx.Linear(5, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
+  model, plain = bioprop.install(make(), 'kp', nnx.Rngs(1)), make()
+  run = nnx.jit(lambda model: model(X))
+  for call in (lambda model: model(X), run):
+    np.testing.assert_array_equal(call(model), call(plain))
+  assert_alike(bioprop.uninstall(model), plain)
+
+
 class Perturbed(nnx.Module):
   """With a place where the gradient of an activity is asked."""
 

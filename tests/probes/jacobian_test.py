@@ -122,6 +122,27 @@ def test_products_that_no_layer_makes(rule):
   np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10 * jnp.abs(want).max())
 
 
+class Heads(nn.Module):
+  """Two outputs."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.tanh(nn.Dense(4, param_dtype=jnp.float64)(x))
+    return [nn.Dense(width, param_dtype=jnp.float64)(x) for width in (2, 3)]
+
+
+@pytest.mark.usefixtures('x64', 'quick')
+def test_an_output_that_is_not_the_rules():
+  """The rule broadcasts the error of the one, and the other is differentiated."""
+  model, x = bioprop.wrap(Heads(), 'dfa', output=0), jnp.asarray(RNG.randn(3, 6))
+  variables = jax.jit(model.init)(KEY, x)
+  made = bioprop.jacobians(model, x, output=1).pseudo(variables)(x).by_path()
+  assert jnp.abs(made['Dense_0/bias']).max() == 0 == jnp.abs(made['Dense_1/bias']).max()
+  np.testing.assert_array_equal(made['Dense_2/bias'], jnp.broadcast_to(jnp.eye(3), (3, 3, 3)))
+  made = bioprop.jacobians(model, x).pseudo(variables)(x).by_path()
+  assert jnp.abs(made['Dense_0/bias']).min() > 0 == jnp.abs(made['Dense_2/bias']).max()
+
+
 @pytest.mark.usefixtures('quick')
 def test_gated_networks_give_factors():
   """Their derivatives are those of another network."""
