@@ -40,10 +40,6 @@ from bioprop.typing import PyTree
 _INSIDE = jax.make_user_context(False)
 
 
-class Feedback(nnx.Variable):
-  """Frozen feedback: no parameter, so that no optimiser moves or decays it."""
-
-
 def run(model: nnx.Module, method: Callable[..., Any], args: tuple[Any, ...],
         kwargs: Mapping[str, Any]) -> Any:
   """Runs a method of a root, by its rule where a gradient may be asked.

@@ -41,7 +41,7 @@ from bioprop.probes.model import (
 )
 from bioprop.probes.products import Product, acted_on, find_products
 from bioprop.rules import NetworkRule
-from bioprop.typing import Array, PyTree
+from bioprop.typing import PyTree
 
 
 def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
@@ -179,9 +179,7 @@ class Jacobians:
         _seen(model, shapes, batch_of(n, sample), output) for n in (1, 2))
     exact = run(plain(layered))
     _refuse_coupled(exact, run_pair(plain(pair)), values, sample)
-    # Away from where they began, at which some rules are backprop.
-    elsewhere = values._replace(params=_moved(values.params))
-    check = lambda pull, products: confirmed(pull, elsewhere, _drawn(sample), products)
+    check = lambda pull, products: confirmed(pull, values, _drawn(sample), products)
     products, _ = check(pulled(exact), find_products(layered))
     make = lambda pull, claimed: tuple(
         Differentiator(pull, tuple(shapes.params), sample, claimed, products, at_error, self._dtype)
@@ -251,17 +249,6 @@ def _refuse_coupled(single: Run, double: Run, values: Values, sample: PyTree) ->
         'that no sample has derivatives of its own. Prepare them in evaluation mode: '
         'bioprop.jacobians(model, x, train=False), or model.eval() in NNX; a model that takes the '
         'batch\'s moments in evaluation too cannot be measured sample by sample.')
-
-
-@jax.jit
-def _moved(params: PyTree) -> PyTree:
-  """Other parameters, each number by another factor."""
-
-  def one(w: Array) -> Array:
-    wave = 1 + jnp.cos(jnp.arange(w.size)).reshape(w.shape) / 8
-    return w * wave.astype(w.dtype) if jnp.issubdtype(w.dtype, jnp.inexact) else w
-
-  return jax.tree.map(one, params)
 
 
 def _drawn(shapes: PyTree) -> PyTree:

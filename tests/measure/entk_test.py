@@ -199,7 +199,7 @@ def test_nnx_models(rule):
   for model in models:
     state = nnx.to_flat_state(nnx.state(model, nnx.Param))
     nnx.update(model, nnx.from_flat_state(
-        [(p, v.replace(v[...] + jnp.asarray(wave(v[...])))) for p, v in state]))
+        [(p, v.replace(jnp.asarray(np.asarray(v[...]) + wave(v[...])))) for p, v in state]))
 
   def rows(model):
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)

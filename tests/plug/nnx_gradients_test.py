@@ -286,6 +286,24 @@ def test_no_compiled_program_serves_both_inside_and_outside(reference, order):
   run.gradient()
 
 
+class Closing(Net):
+  """Runs a compiled function that closes over a part."""
+
+  def __call__(self, x):
+    return self.readout(self.dropout(jnp.tanh(self.hidden(self.compiled(x)))))
+
+
+def test_no_program_that_closes_over_a_part_serves_outside():
+  """What was compiled in a plain call of the model is not differentiated elsewhere."""
+  model = plugged()
+  compiled = jax.jit(lambda x: jnp.tanh(model.first(x)))
+  closing = bioprop.install(Closing(nnx.Rngs(0)), 'usf')
+  closing.compiled = compiled
+  np.testing.assert_array_equal(closing(X), Net(nnx.Rngs(0))(X))
+  with pytest.raises(errors.UnboundError, match='a part of a plugged model'):
+    jax.grad(lambda x: jnp.sum(compiled(x)))(X)
+
+
 class Forces(nnx.Module):
   """Returns what it differentiates itself: the derivative of an energy in its input."""
 

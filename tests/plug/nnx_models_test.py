@@ -149,8 +149,7 @@ def test_feedback_goes_where_a_weight_was_put():
   mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
   model = nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(0)))
   place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-  kernel = model.layers[0].kernel
-  kernel.set_value(jax.device_put(kernel[...], place))
+  model.layers[0].kernel.set_value(jax.device_put(model.layers[0].kernel[...], place))
   bioprop.install(model, 'fa', nnx.Rngs(1))
   assert model.bioprop_feedback['layers']['0']['kernel'][...].sharding == place
 
@@ -344,8 +343,8 @@ def test_gradients_of_activities(rule):
     return nnx.grad(loss, argnums=1, has_aux=True)(model, perturbations)
 
   grads, sown = gradient(model, perturbations)
-  h = jnp.tanh(X @ model.hidden.kernel[...])
-  np.testing.assert_allclose(sown['features'].get_value()[0], h, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(sown['features'].get_value()[0],
+                             jnp.tanh(X @ model.hidden.kernel[...]), rtol=1e-5, atol=1e-6)
   e = np.cos(np.asarray(model(X)))
   b = np.asarray(jax.tree.leaves(model.bioprop_feedback['readout'])[0])
   np.testing.assert_allclose(grads['seen'][...], e @ (b if rule == 'dfa' else b.T), atol=1e-6)

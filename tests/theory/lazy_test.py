@@ -161,7 +161,7 @@ NETWORKS = {rule: (rule, own, 3, 'relu', False, told) for rule, (own, told) in O
     'fa-tanh': ('fa', {'rho': 0.8, 'scale': 0.9}, 2, 'tanh', False, {'rho': 0.8, 'scale': 0.9}),
     'gln-biases': ('gln', {}, 2, 'relu', True, {}),
 }
-WIDTHS, SEEDS = (96, 768), 48
+WIDTHS, SEEDS = (64, 512), 48
 
 
 def measured(rule, options, depth, phi, biases, width):
