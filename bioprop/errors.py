@@ -52,10 +52,6 @@ class FeedbackMemoryError(BiopropError, ValueError):
   """The feedback of one layer would take more memory than its rule allows."""
 
 
-class ActivationError(BiopropError, ValueError):
-  """A rule needs post-synaptic activity, and the nonlinearity after a layer is ambiguous."""
-
-
 class UnboundError(BiopropError, RuntimeError):
   """A gradient was asked of a plugged model that was not run through `apply`."""
 

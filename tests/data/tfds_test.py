@@ -11,7 +11,8 @@ from PIL import Image
 
 from bioprop import data
 
-pytestmark = pytest.mark.slow  # They decode all of both.
+pytestmark = pytest.mark.slow  # All of both is decoded.
+
 # The start of the encoded image, and the label's number, in a serialized tf.train.Example: key,
 # then Feature (tag 0x12) { int64_list (0x1a) { value (0x0a) } }, each with its length.
 SIGNATURES = {'mnist': b'\x89PNG', 'cifar10': b'\xff\xd8\xff'}

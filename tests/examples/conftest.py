@@ -187,7 +187,8 @@ class Case:
     assert traces == 1 and finite(got)
     error = self._error(params) if rule in ('dfa', 'hebb') else None
     by_definition = definition.applying(
-        self.model, rule, model._bound, error, self.readouts, self.phi)
+        self.model, rule, model.bioprop_bound and model.bioprop_bound.feedback, error,
+        self.readouts, self.phi)
     close(got, self.gradient(by_definition, params))
 
   def _shapes(self, model):

@@ -50,7 +50,8 @@ def gradient(train, model, steps=1):
 def backward_weights(rule, model):
   """B of each layer, by the shape of its kernel; of dfa, the matrix of the error."""
   found = {}
-  for layer in (getattr(model, name) for name in LAYERS):
+  for name in LAYERS:
+    layer, own = getattr(model, name), vars(model).get('bioprop_feedback', {}).get(name)
     w = layer.kernel[...]
     rms = jnp.sqrt(jnp.mean(w**2))
     if rule == 'usf':
@@ -60,11 +61,11 @@ def backward_weights(rule, model):
       m = jax.random.normal(jax.random.fold_in(key, zlib.crc32(b'kernel')), w.shape)
       b = jnp.sign(w) * rms * jnp.abs(m)
     elif rule == 'frsf':
-      b = jnp.sign(w) * layer.feedback_kernel[...]
+      b = jnp.sign(w) * own['kernel'][...]
     elif rule in ('fa', 'kp'):
-      b = layer.feedback_kernel[...]
+      b = (layer.feedback_kernel if rule == 'kp' else own['kernel'])[...]
     else:
-      b = layer.feedback_error[...] if rule == 'dfa' else None
+      b = own['error'][...] if rule == 'dfa' else None
     found[w.shape] = b
   return found
 
@@ -119,8 +120,8 @@ def test_every_parameter_is_covered(train):
 
 def test_symmetric_feedback_is_backprop(train, tools):
   plain, model = start(train, 'bp'), start(train, 'fa')
-  for layer in (getattr(model, name) for name in LAYERS):
-    layer.feedback_kernel[...] = layer.kernel[...]
+  for name in LAYERS:
+    model.bioprop_feedback[name]['kernel'][...] = getattr(model, name).kernel[...]
   tools.close(gradient(train, model), gradient(train, plain))
 
 

@@ -71,7 +71,7 @@ def test_the_model_of_each_step_is_one(case, program):
   flags.FLAGS.rule = 'dfa'
   assert models.model(20) is models.model(20) is not models.model(19)
   flags.FLAGS.rule = 'bp'
-  assert not hasattr(models.model(20), '_plain')
+  assert not hasattr(models.model(20), 'bioprop_plain')
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Nonlinearities: their expectations against sums over fine grids, their derivatives against JAX's."""
+"""Nonlinearities: expectations against sums over fine grids, derivatives against JAX's."""
 import math
 
 import jax
