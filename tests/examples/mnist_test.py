@@ -57,7 +57,8 @@ def backward_weights(rule, model):
     if rule == 'usf':
       b = jnp.sign(w) * rms
     elif rule == 'brsf':  # The key that the step will draw; a copy's stream counts for itself.
-      key = nnx.clone(layer).feedback_stream()
+      key = jax.random.fold_in(nnx.clone(model).bioprop_stream(),
+                               zlib.crc32(f'{name}/kernel:0'.encode()))
       m = jax.random.normal(jax.random.fold_in(key, zlib.crc32(b'kernel')), w.shape)
       b = jnp.sign(w) * rms * jnp.abs(m)
     elif rule == 'frsf':
