@@ -31,4 +31,5 @@ class FixedSign(SignRule):
 
   def sent_through(self, weights, feedback):
     """sign(W) |M|; see `Rule.sent_through`."""
-    return signed(weights, lambda name, _: jax.tree.leaves(feedback[name])[0])
+    # What a model makes of M, as a normalised weight, may be negative again.
+    return signed(weights, lambda name, _: jnp.abs(jax.tree.leaves(feedback[name])[0]))
