@@ -8,7 +8,7 @@ import pytest
 
 from bioprop.measure import contraction
 from bioprop.measure.contraction import Sizes, contract, costs
-from bioprop.rules.jaxprs import bodies_of
+from bioprop.network.layout import bodies_of
 
 RNG = np.random.RandomState(0)
 WAYS = ('vectors', 'gradients', 'half', 'through')
