@@ -21,7 +21,8 @@ def tiny(monkeypatch):
 def test_rows_hold_what_the_json_promises(tiny):
   rows = speed.measure('mlp', ['bp', 'kp'], rounds=2, seconds=0.0)
   assert [row['rule'] for row in rows] == ['plain', 'bp', 'kp']
-  assert all(set(row) == {'model', 'rule', 'step_ms', 'ratio', 'peak_mb'} for row in rows)
+  assert all(set(row) == {'model', 'rule', 'step_ms', 'ratio', 'peak_mb', 'trace_s', 'compile_s',
+                          'build_ratio'} for row in rows)
   assert rows[0]['ratio'] == 1.0
   json.dumps(rows)
 
