@@ -1,6 +1,7 @@
 """A function of named parameters, seen once, and run by rules of single layers."""
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,11 +41,22 @@ class Traced:
 def trace(function: Function, params: Mapping[str, Array], held: PyTree,
           inputs: PyTree) -> Traced:
   """Traces a function; arguments may be shapes. Nothing is computed."""
-  closed, out = jax.make_jaxpr(function, return_shape=True)(dict(params), held, inputs)
+  closed, out = _make_jaxpr(function, (dict(params), held, inputs), ())
   paths, avals = tuple(sorted(params)), closed.in_avals
   first = len(avals) - len(jax.tree.leaves(inputs))
   seen = [*map(parameter, paths), *[CONSTANT] * (first - len(paths)), *map(data, avals[first:])]
   return Traced(closed, out, paths, see(closed, seen))
+
+
+def _make_jaxpr(function: Function, arguments: tuple[Any, ...], axes: tuple[tuple[str, int], ...]):
+  """`jax.make_jaxpr`; axes that a pmap will bind, as means over devices do, are of size 1."""
+  try:
+    return jax.make_jaxpr(function, return_shape=True, axis_env=axes or None)(*arguments)
+  except NameError as error:
+    found = re.search(r'unbound axis name: (\w+)', str(error))
+    if found is None or found[1] in dict(axes):
+      raise
+    return _make_jaxpr(function, arguments, (*axes, (found[1], 1)))
 
 
 @dataclasses.dataclass(frozen=True)
