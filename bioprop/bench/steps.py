@@ -17,6 +17,7 @@ class Case(NamedTuple):
   """A model and the batch that it is timed on: images, or tokens [n, T], each with its label."""
   model: nn.Module
   inputs: tuple[int, ...]
+  tokens: bool = False
 
 
 # The batch of the ResNet is what two CPU cores step through in about a second.
@@ -24,7 +25,7 @@ CASES = {
     'mlp': Case(MLP(hidden=(1024, 1024), activation='relu'), (128, 28, 28, 1)),
     'lenet': Case(LeNet(), (64, 28, 28, 1)),
     'resnet18': Case(ResNet18(), (16, 32, 32, 3)),
-    'transformer': Case(Transformer(layers=4), (16, 64)),
+    'transformer': Case(Transformer(layers=4), (16, 64), tokens=True),
 }
 
 
@@ -55,7 +56,7 @@ def make_step(case: Case, rule: str | None) -> Step:
     rule: a name in `bioprop.RULES`; None for the plain Flax model.
   """
   model = case.model if rule is None else wrap(case.model, make(rule))
-  inputs, labels = draw_batch(case.inputs)
+  inputs, labels = draw_batch(case.inputs, case.tokens)
   variables = jax.jit(model.init)(jax.random.key(2), inputs)
   params = variables.pop('params')
   tx = optax.sgd(1e-3, momentum=0.9)
@@ -84,9 +85,8 @@ def make_step(case: Case, rule: str | None) -> Step:
               peak_mb(compiled), *seconds)
 
 
-def draw_batch(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def draw_batch(shape: tuple[int, ...], tokens: bool = False) -> tuple[jax.Array, jax.Array]:
   """Images of a shape [n, ...] and labels in 0..9 [n]; or tokens and labels, both [n, T]."""
-  tokens = len(shape) == 2
   inputs = (jax.random.randint(jax.random.key(0), shape, 0, 10) if tokens else
             jax.random.normal(jax.random.key(0), shape))
   return inputs, jax.random.randint(jax.random.key(1), shape if tokens else shape[:1], 0, 10)
