@@ -15,10 +15,10 @@ from typing import Any
 import flax.errors
 import jax
 from flax import nnx
-from jax.extend.core import get_opaque_trace_state
 
 from bioprop.errors import PluggedError, UnboundError
 from bioprop.network.layered import trace
+from bioprop.network.layout import trace_state
 from bioprop.network.store import Keys
 from bioprop.network.values import Kind
 from bioprop.plug.function import FEEDBACK, Call, is_traced, own_forward, split
@@ -199,9 +199,9 @@ def _may_learn(model: nnx.Module, args, kwargs) -> bool:
 
 def _tracing() -> bool:
   """Whether JAX traces anything at this moment; cheap."""
-  state = get_opaque_trace_state(convention='nnx')
+  state = trace_state(convention='nnx')
   with jax.core.eval_context():
-    return state != get_opaque_trace_state(convention='nnx')
+    return state != trace_state(convention='nnx')
 
 
 def _refused(out: PyTree, message: str) -> PyTree:

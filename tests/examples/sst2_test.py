@@ -48,7 +48,8 @@ def case(program, tools):
   return tools.Case(
       plain.model_from_config(config), sample, (4, 1), gradient, plugged,
       options={'deterministic': True}, readouts=('classifier/mlp/output_layer',),
-      phi={'classifier/mlp/intermediate_layer': lambda h: jnp.tanh(h) / 0.5,  # And dropout.
+      phi={'embedder': lambda h: h / 0.5,  # A dropout's constant is a part of phi.
+           'classifier/mlp/intermediate_layer': lambda h: jnp.tanh(h) / 0.5,
            'classifier/keys_only_mlp_attention/keys': jnp.tanh})
 
 

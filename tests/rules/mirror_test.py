@@ -34,7 +34,7 @@ CASES = {
 }
 
 
-def settle(gradient, params, rate=0.03, steps=600):
+def settle(gradient, params, rate=0.05, steps=4000):
   """Descent, and the mean over its last half."""
 
   def step(params, key):
