@@ -1,6 +1,6 @@
 """describe: which parameter learns by which rule, before anything is trained."""
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -8,11 +8,12 @@ import jax
 from flax import nnx
 
 from bioprop.network.layered import Layered
-from bioprop.network.store import Store, redrawn
+from bioprop.network.store import Keys, Store, redrawn
 from bioprop.plug import linen as linen_plug
 from bioprop.plug import nnx as nnx_plug
 from bioprop.plug.choice import Where, choose
-from bioprop.plug.function import FEEDBACK, Call, Plug, split
+from bioprop.plug.function import Call, Plug, split
+from bioprop.plug.nnx_run import beside, modules
 from bioprop.rules import RULES, AnyRule
 
 _STREAMS = ('params', 'feedback', 'dropout')
@@ -135,21 +136,22 @@ def _linen(plain: nn.Module, plug: Plug, streams, sample, kwargs) -> Report:
       k: v for k, v in variables.items() if k != 'params'}
   call = linen_plug.call_of(plain, params, held, sample, kwargs, streams, None,
                             nn.DenyList('params'))
-  return _report(call, plug, owners, seen=True)
+  return _report(call, plug, owners, True, linen_plug.beside)
 
 
 def _nnx(model: nnx.Module, plug: Plug, sample, kwargs) -> Report:
   plain = nnx_plug.uninstall(nnx.clone(model))
-  owners = {'/'.join(map(str, path)): type(node).__name__
-            for path, node in nnx.iter_graph(plain, graph=True) if isinstance(node, nnx.Module)}
+  owners = {'/'.join(map(str, path)): type(node).__name__ for path, node in modules(plain)}
   seen = bool(sample or kwargs) and callable(plain)
   if not seen and any(nnx_plug.needs_sample(own) for _, own in plug.choice.rows):
     nnx_plug.require_sample(plug)
-  return _report(nnx_plug.call_of(plain, type(plain).__call__ if callable(plain) else None, sample,
-                                  kwargs), plug, owners, seen)
+  call = nnx_plug.call_of(plain, type(plain).__call__ if callable(plain) else None, sample, kwargs)
+  paths = {tuple(map(str, path)) for path, _ in modules(plain)}
+  return _report(call, plug, owners, seen, lambda weight: beside(weight, paths))
 
 
-def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool) -> Report:
+def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool,
+            beside: Callable[[Keys], Keys]) -> Report:
   """A row for each parameter."""
   whole, rows = plug.choice.network, []
   layered = plug.seen(call, check=False) if seen and whole is None else None
@@ -169,8 +171,7 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool) -> Re
     else:
       rows.append(_row(row, layered, made, call))
     if call.keys[path] in made and plug.choice.learns_at(path):
-      beside = '/'.join((*call.keys[path][:-1], f'{FEEDBACK}_{call.keys[path][-1]}'))
-      rows.append(dataclasses.replace(rows[-1], path=beside, feedback=None,
+      rows.append(dataclasses.replace(rows[-1], path='/'.join(beside(call.keys[path])), feedback=None,
                                       note='learned feedback'))
   return Report(tuple(sorted(rows, key=lambda row: row.path)))
 

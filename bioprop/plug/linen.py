@@ -171,9 +171,9 @@ class Plugged:
 
     store = _boxed(plug.init(call, draw, _key(streams)), params)
     if plug.choice.learns:
-      beside = [call.keys[path] for path in call.params if call.keys[path] in store
-                and plug.choice.learns_at(path)]
-      learned = {(*keys[:-1], f'{_LEARNED}{keys[-1]}'): store.pop(keys) for keys in beside}
+      weights = [call.keys[path] for path in call.params if call.keys[path] in store
+                 and plug.choice.learns_at(path)]
+      learned = {beside(keys): store.pop(keys) for keys in weights}
       variables = {**variables, 'params': _merged(params, learned)}
     frozen = store or plug.choice.keeps_frozen
     return {**variables, **({FEEDBACK: nested(store)} if frozen else {})}
@@ -217,6 +217,11 @@ def without_gradient(out: PyTree, message: str) -> PyTree:
   identity.defvjp(lambda a: (a, None), refuse)
   traced = lambda a: isinstance(a, jax.core.Tracer) and jnp.issubdtype(a.dtype, jnp.inexact)
   return jax.tree.map(lambda a: identity(a) if traced(a) else a, out)
+
+
+def beside(weight: Keys) -> Keys:
+  """Where in `params` feedback is kept that learns."""
+  return (*weight[:-1], f'{_LEARNED}{weight[-1]}')
 
 
 def split_learned(params: Mapping[str, Any], plug: Plug) -> tuple[Any, dict[Keys, Array]]:
@@ -286,8 +291,8 @@ def _merged(params, learned: Mapping[Keys, Any]):
 def _with_learned(state, learned: Mapping[Keys, Any]):
   if not learned or 'params' not in state:
     return state
-  beside = {(*keys[:-1], f'{_LEARNED}{keys[-1]}'): leaf for keys, leaf in learned.items()}
-  return {**state, 'params': _merged(state['params'], beside)}
+  return {**state, 'params': _merged(state['params'], {
+      beside(keys): leaf for keys, leaf in learned.items()})}
 
 
 def _streams(rngs: Any) -> dict[str, Key]:

@@ -20,7 +20,7 @@ from bioprop.network.store import Keys, Store, nested, redrawn
 from bioprop.plug.choice import Where, choose
 from bioprop.plug.function import FEEDBACK, Call, Plug
 from bioprop.plug.nnx_effects import LEARNED, PLUG, STORE, STREAM
-from bioprop.plug.nnx_run import call_of, modules, plug_in, refuse_plugged, unplug
+from bioprop.plug.nnx_run import beside, call_of, modules, plug_in, refuse_plugged, unplug
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, Key
 
@@ -185,17 +185,16 @@ def _keep(model: nnx.Module, plug: Plug, store: Store) -> None:
                 if weight.has_metadata(key)}
     return (type(weight) if learns(keys) else Feedback)(value, **metadata)
 
-  beside = {tuple(map(str, path)): module for path, module in modules(model)}
-  learned = tuple(sorted(filter(learns, store)))
-  for keys in learned:
-    if keys[:-1] not in beside:
-      raise UnsupportedLayerError(
-          f'the weight {"/".join(keys)!r} lies in a container and not in a module, so that '
-          f'learned feedback cannot be kept beside it. Keep it in a module of its own, or choose a '
-          f'rule with frozen feedback for it: {{{"/".join(keys)!r}: \'fa\', \'*\': ...}}.')
+  owners = {tuple(map(str, path)): module for path, module in modules(model)}
+  learned = tuple((keys, beside(keys, owners)) for keys in sorted(filter(learns, store)))
   made = {keys: variable(keys, value) for keys, value in store.items()}
-  for keys in learned:
-    setattr(beside[keys[:-1]], f'{FEEDBACK}_{keys[-1]}', made.pop(keys))
+  for keys, at in learned:
+    if hasattr(owners[at[:-1]], at[-1]):
+      raise UnsupportedLayerError(
+          f'feedback that learns is kept beside its weight, that of {"/".join(keys)!r} at '
+          f'{"/".join(at)!r}, and the model has that attribute already. Rename it, or choose a '
+          f'rule with frozen feedback for the weight: {{{"/".join(keys)!r}: \'fa\', \'*\': ...}}.')
+    setattr(owners[at[:-1]], at[-1], made.pop(keys))
   if learned:
     setattr(model, LEARNED, learned)
   if made:

@@ -9,7 +9,7 @@ from flax import nnx
 from bioprop.typing import PyTree
 
 # Attributes of a plugged model: its Plug, its frozen feedback by path, its own random stream, and
-# the paths of the weights beside which feedback is kept that learns.
+# the keys of the weights whose feedback learns, each with those of that feedback.
 PLUG, STORE, STREAM, LEARNED = (
     'bioprop_plug', 'bioprop_feedback', 'bioprop_stream', 'bioprop_learned')
 Path = tuple[Any, ...]
@@ -115,8 +115,7 @@ def _write_attributes(node: nnx.Pytree, fresh: nnx.Pytree) -> None:
   """Makes a node's attributes those of another; nodes and variables that it has stay its own."""
   own, new = dict(vars(node)), vars(fresh)
   for name in set(own) - set(new):
-    ours = name in (PLUG, STORE, STREAM, LEARNED) or name.removeprefix('feedback_') in new
-    if not ours:
+    if not (name in (PLUG, STORE, STREAM, LEARNED) or name.startswith('feedback_')):
       delattr(node, name)
   for name, value in new.items():
     if not (name.startswith('_pytree__') or name in own and _alike(own[name], value)):

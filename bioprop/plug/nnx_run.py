@@ -8,8 +8,9 @@ that are asked of them elsewhere.
 import copyreg
 import functools
 import inspect
+import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import flax.errors
@@ -95,7 +96,7 @@ def call_of(model: nnx.Module, method: Callable[..., Any], args: tuple[Any, ...]
   The state that the function returns is `Effects`.
   """
   arrays, nodes, rebuild = split(args, kwargs)
-  learned = {_feedback_path(path) for path in vars(model).get(LEARNED, ())}
+  learned = {at for _, at in vars(model).get(LEARNED, ())}
   is_parameter = lambda path, variable: isinstance(variable, nnx.Param) and (
       path[0] == 0 and tuple(map(str, path[1:])) not in learned)
   graphdef, params, rest = nnx.split((model, nodes), is_parameter, ..., graph=True)
@@ -122,12 +123,18 @@ def stored(model: nnx.Module) -> dict[Keys, nnx.Variable]:
   nodes = {tuple(map(str, path)): node for path, node in nnx.iter_graph(model, graph=True)}
   found = {path[1:]: node for path, node in nodes.items()
            if isinstance(node, nnx.Variable) and path[:1] == (STORE,)}
-  return found | {path: nodes[_feedback_path(path)] for path in vars(model).get(LEARNED, ())}
+  return found | {weight: nodes[at] for weight, at in vars(model).get(LEARNED, ())}
 
 
-def _feedback_path(path: Keys) -> Keys:
-  """Of feedback that learns, beside the weight at `path`."""
-  return (*path[:-1], f'{FEEDBACK}_{path[-1]}')
+def beside(weight: Keys, owners: Container[Keys]) -> Keys:
+  """Where feedback is kept that learns: in an attribute of the module that holds the weight.
+
+  Args:
+    weight: the weight's keys.
+    owners: those of all modules; a container is none.
+  """
+  cut = next(cut for cut in reversed(range(len(weight))) if weight[:cut] in owners)
+  return (*weight[:cut], re.sub(r'\W+', '_', '_'.join((FEEDBACK, *weight[cut:]))).strip('_'))
 
 
 def modules(model: nnx.Module) -> list[tuple[Path, nnx.Module]]:
@@ -168,8 +175,8 @@ def unplug(model: nnx.Module) -> None:
   for _, module in (found := modules(model)):
     if LEARNED in vars(module):
       owners = {tuple(map(str, path)): owner for path, owner in modules(module)}
-      for path in getattr(module, LEARNED):
-        delattr(owners[path[:-1]], _feedback_path(path)[-1])
+      for _, at in getattr(module, LEARNED):
+        delattr(owners[at[:-1]], at[-1])
   for _, module in found:
     for name in {PLUG, STORE, STREAM, LEARNED} & set(vars(module)):
       delattr(module, name)

@@ -12,7 +12,7 @@ from bioprop.errors import FeedbackMissingError, TheoryError
 from bioprop.network.layered import Layered
 from bioprop.network.values import SeenOp
 from bioprop.plug.function import FEEDBACK
-from bioprop.plug.nnx_effects import STORE
+from bioprop.plug.nnx_run import stored
 from bioprop.probes.fronts import make_model
 from bioprop.probes.layers import labels
 from bioprop.probes.locations import TOLERANCE, distance
@@ -72,10 +72,9 @@ def aligned(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
   kept = _kept(made, layered, values, some)
   new = _scaled(made, layered, kept, values, some) if scale else {}
   weights = {path: new.get(path, values.params[path]) for path in kept}
-  learned = {_beside(path): w for path, w in weights.items()}
   if isinstance(model, nnx.Module):
-    back = {f'{STORE}/{path}': w for path, w in weights.items()}
-    return _write_nnx(variables, {**new, **back, **learned})
+    return _write_nnx(variables, new, weights)
+  learned = {_beside(path): w for path, w in weights.items()}
   back = {f'{FEEDBACK}/{path}': w for path, w in weights.items()}
   return _written_linen(variables, {
       **{f'params/{path}': value for path, value in {**new, **learned}.items()}, **back})
@@ -203,7 +202,7 @@ def _name(path: str) -> str:
 
 
 def _beside(path: str) -> str:
-  """Where feedback lies that is kept beside its weight."""
+  """Where linen's feedback lies that is kept beside its weight."""
   return f'{path.removesuffix(_name(path))}{FEEDBACK}_{_name(path)}'
 
 
@@ -217,9 +216,11 @@ def _written_linen(variables: Mapping[str, Any], values: Mapping[str, Array]) ->
   return jax.tree_util.tree_map_with_path(one, variables)
 
 
-def _write_nnx(model: nnx.Module, values: Mapping[str, Array]) -> nnx.Module:
-  for path, variable in nnx.iter_graph(model, graph=True):
-    path = '/'.join(map(str, path))
-    if isinstance(variable, nnx.Variable) and path in values:
-      variable.set_value(jnp.array(values[path], variable.dtype))
+def _write_nnx(model: nnx.Module, params: Mapping[str, Array],
+               feedback: Mapping[str, Array]) -> nnx.Module:
+  own = {'/'.join(map(str, path)): node for path, node in nnx.iter_graph(model, graph=True)}
+  kept = {'/'.join(keys): variable for keys, variable in stored(model).items()}
+  for variables, values in ((own, params), (kept, feedback)):
+    for path, value in values.items():
+      variables[path].set_value(jnp.array(value, variables[path].dtype))
   return model

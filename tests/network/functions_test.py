@@ -152,6 +152,59 @@ def test_one_layer_on_two_shapes():
   np.testing.assert_allclose(gradient(plugged, params, feedback)['w0'], want, rtol=1e-10)
 
 
+@pytest.mark.parametrize('rule', ['dfa', 'drtp'])
+def test_names_that_begin_alike(rule):
+  """Feedback of w is not taken for that of w_2, nor the second of w for the first of w_1."""
+  draw = np.random.RandomState(3).randn
+
+  def network(names):
+    def net(params, x):
+      for name in names:
+        both = jnp.stack([x, 2 * x], 1) @ params[name]  # [n, 2, 5]: another shape than x's.
+        x = jnp.tanh(x @ params[name]) + both.sum(1)
+      return x @ params['out']
+    return bioprop.transform(net, rule)
+
+  plain, names = ('a', 'b', 'c'), ('w', 'w_1', 'w_1_1')
+  params = {name: jnp.asarray(draw(5, 5)) for name in plain} | {'out': jnp.asarray(draw(5, 3))}
+  first = network(plain)
+  feedback = first.init_feedback(jax.random.key(1), params, X)
+  renamed = dict(zip(plain, names)) | {'out': 'out'}
+  again = lambda name: renamed[name.partition('_')[0]] + name[name.index('_'):]
+  got = gradient(network(names), {renamed[name]: w for name, w in params.items()},
+                 {again(name): b for name, b in feedback.items()})
+  want = gradient(first, params, feedback)
+  for name, g in want.items():
+    np.testing.assert_allclose(got[renamed[name]], g, rtol=1e-12)
+
+
+def alike(params, x):
+  """Equal layers: by names of their own, of a stack, and one at two steps, whose sign differs."""
+  apart = [x @ params[name] @ params[f'out_{name}'] for name in 'ab']
+  stack = jax.lax.scan(lambda _, p: (None, x @ p[0] @ p[1]), None, params['stack'])[1]
+  steps = jax.lax.scan(lambda _, sign: (None, sign * (x @ params['step'] @ params['out_step'])),
+                       None, jnp.asarray([1.0, -1.0]))[1]
+  return sum(apart) + stack.sum(0) + steps.sum(0)
+
+
+def test_what_is_drawn_at_each_call():
+  """Layers draw each their own, of a stack too; steps of one layer do not; the key decides."""
+  draw = np.random.RandomState(0).randn
+  w, out = jnp.asarray(draw(5, 4)), jnp.asarray(draw(4, 3))
+  params = {'a': w, 'b': w, 'step': w, 'out_a': out, 'out_b': out, 'out_step': out,
+            'stack': (jnp.stack([w, w]), jnp.stack([out, out]))}
+  plugged = bioprop.transform(alike, 'brsf')
+  own = jax.jit(jax.grad(lambda params, seed: plugged.apply(
+      params, {}, X, key=jax.random.key(seed)).sum()))
+  grads = own(params, 0)
+  layers = [grads['a'], grads['b'], *grads['stack'][0]]
+  for i, one in enumerate(layers):
+    assert all(np.abs(one - other).max() > 1e-2 for other in layers[:i])
+  np.testing.assert_allclose(grads['step'], 0, atol=1e-12)
+  jax.tree.map(np.testing.assert_array_equal, own(params, 0), grads)
+  assert np.abs(own(params, 1)['a'] - grads['a']).max() > 1e-2
+
+
 @jax.custom_vjp
 def hidden_product(w, x):
   """A product with a derivative of its own."""

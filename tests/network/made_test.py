@@ -117,3 +117,20 @@ def test_concatenated_kernels_of_a_cell(tools, rule):
   got, want = (tools.gradient(lambda p, m=m: m.apply({**rest, 'params': p}, x), params)
                for m in plugged)
   tools.same(got, want)
+
+
+def test_signs_are_those_of_the_weight_that_is_made(tools):
+  """frsf sends through sign(u v) |M_u M_v|, whatever the signs of the factors."""
+  x = tools.draw(5, 4)
+  params = tools.fill({name: jax.ShapeDtypeStruct(shape, F) for name, shape in (
+      ('first', (4, 6)), ('u', (6, 2)), ('v', (2, 3)))})
+  plugged = bioprop.transform(
+      lambda p, x: jnp.tanh(x @ p['first']) @ (p['u'] @ p['v']), 'frsf')
+  feedback = tools.feedback_of(plugged, params, x)  # Of both signs, as what a model makes of M.
+  got = tools.gradient(lambda p: plugged.apply(p, feedback, x), params)
+  w, m = (np.asarray(tree['u']) @ np.asarray(tree['v']) for tree in (params, feedback))
+  assert (m < 0).any() and (m > 0).any()
+  h = np.tanh(x @ params['first'])
+  e = np.cos(h @ w) / (5 * 3)
+  want = np.asarray(x).T @ (e @ (np.sign(w) * np.abs(m)).T * (1 - h**2))
+  np.testing.assert_allclose(got['first'], want, rtol=1e-10)

@@ -114,6 +114,42 @@ def test_one_sample_at_a_time(tools, name, how, rule):
     tools.same(got, want(params, feedback, x))
 
 
+def turned(h):
+  """The samples' axis is the last one after it."""
+  return jnp.sin(h).T
+
+
+# What stands between two layers, and holds no parameter: it is not entered.
+BETWEEN = {
+    'jit': jax.jit(turned),
+    'remat': jax.checkpoint(turned),
+    'custom_jvp': jax.custom_jvp(turned),
+    'custom_vjp': jax.custom_vjp(turned),
+    'scan': lambda h: jax.lax.scan(lambda c, _: (c, turned(c)), h, None, 2)[1][1],
+    'scan, in pieces': lambda h: jax.lax.scan(lambda _, row: (None, jnp.sin(row)), None, h.T)[1],
+    'cond': lambda h: jax.lax.cond(jnp.sum(h**2) > 0, turned, lambda h: h.T, h),
+    'stack': lambda h: jnp.stack([jnp.sin(h), jnp.cos(h)])[0].T,
+}
+BETWEEN['custom_jvp'].defjvps(lambda dh, _, h: (jnp.cos(h) * dh).T)
+BETWEEN['custom_vjp'].defvjp(lambda h: (turned(h), h), lambda h, g: (jnp.cos(h) * g.T,))
+
+
+@pytest.mark.parametrize('rule', ['dfa', bioprop.make('hebb', activation='identity')], ids=str)
+@pytest.mark.parametrize('name', BETWEEN)
+def test_samples_are_found_behind(tools, name, rule):
+  """Equal to layers that have the samples first."""
+  params = tools.fill({name: jax.ShapeDtypeStruct((N, N), F) for name in 'abc'})
+  x = tools.draw(N, N)
+  columns = bioprop.transform(lambda p, x: (p['c'].T @ jnp.tanh(
+      p['b'].T @ BETWEEN[name](jnp.tanh(x @ p['a'])))).T, rule)
+  rows = bioprop.transform(lambda p, x: jnp.tanh(
+      jnp.sin(jnp.tanh(x @ p['a'])) @ p['b']) @ p['c'], rule)
+  feedback = tools.feedback_of(rows, params, x)
+  got, want = (tools.gradient(lambda p, f=f: f.apply(p, feedback, x), params)
+               for f in (columns, rows))
+  tools.same(got, want)
+
+
 class Block(nn.Module):
   """A residual layer, as the body of a scan."""
 

@@ -91,6 +91,20 @@ def test_choices_and_plugged_models(tools):
       ('readout/bias', 'fa'), ('readout/kernel', 'fa')]
 
 
+def test_learned_beside_direct_feedback(tools):
+  """Each is where its rule keeps it, and there is a row for what is a parameter."""
+  choice = {'readout': 'kp', '*': 'dfa'}
+  variables = jax.eval_shape(lambda key: bioprop.wrap(tools.Net(), choice).init(key, tools.x),
+                             jax.random.key(0))
+  assert set(variables['params']['readout']) == {'kernel', 'bias', 'feedback_kernel'}
+  assert 'readout' not in variables.get('feedback', {})
+  rows = {row.path: row for row in bioprop.describe(tools.Net(), choice, tools.x)}
+  assert rows['readout/feedback_kernel'].note == 'learned feedback' and len(rows) == 5
+  swapped = {row.path: row for row in bioprop.describe(
+      tools.Net(), {'readout': 'dfa', '*': 'kp'}, tools.x)}
+  assert swapped['readout/kernel'].feedback == (3, 6) and len(swapped) == 5
+
+
 def test_the_activity_of_hebbian_layers(tools):
   """The note names the nonlinearity that was found."""
   notes = {r.path: r.note for r in bioprop.describe(tools.Net(), 'hebb', tools.x)}

@@ -51,11 +51,11 @@ class Odd(nnx.Module):
     return self.use(x, *(w[...] for w in self.weights))
 
 
-class Held(nnx.Module):
-  """A weight in a dict."""
+class Namesake(nnx.Module):
+  """A weight in a dict, and something where its feedback would be kept."""
 
   def __init__(self):
-    self.weights = nnx.data({'w': nnx.Param(jnp.ones((6, 3)))})
+    self.weights, self.feedback_weights_w = nnx.data({'w': nnx.Param(jnp.ones((6, 3)))}), 'theirs'
 
   def __call__(self, x):
     return x @ self.weights['w'][...]
@@ -163,8 +163,9 @@ INSTALLING = {
     'two rules in one product': (errors.UnsupportedLayerError, lambda: install(
         Odd(lambda x, w, v: x @ (w @ v), (6, 5), (5, 3)), {'weights/0': 'fa', '*': 'usf'}, SHAPE),
         "'weights/0' by FeedbackAlignment, 'weights/1' by UniformSign", 'Give them one rule'),
-    'learning in a dict': (errors.UnsupportedLayerError, lambda: install(Held(), 'kp', SHAPE),
-                           "'weights/w' lies in a container", "{'weights/w': 'fa', '*': ...}"),
+    'learning beside a namesake': (
+        errors.UnsupportedLayerError, lambda: install(Namesake(), 'kp', SHAPE),
+        "of 'weights/w' at 'feedback_weights_w', and the model has", "{'weights/w': 'fa', '*': "),
     'no batch': (errors.ErrorShapeError, lambda: install(
         Odd(lambda x, w, v: x @ w + x.mean(0, keepdims=True) @ v, (6, 3), (6, 3)), 'dfa', SHAPE),
         "the layer 'weights' has an input of shape (1, 6)", "'fa', '*': ...}"),

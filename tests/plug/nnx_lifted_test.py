@@ -221,7 +221,7 @@ CELLS = {
 }
 # Of each: whether learned feedback and rules of the whole network are looked at too.
 CHAINS = {'calls': (CALLS, False), 'stacks': (STACKS, True), 'repeated': (REPEATED, True),
-          'modules': (MODULES, True), 'held': ({'held': Held}, False), 'norms': (NORMS, True),
+          'modules': (MODULES, True), 'held': ({'held': Held}, True), 'norms': (NORMS, True),
           'cells': (CELLS, False)}
 
 
@@ -271,9 +271,9 @@ def gradient(model, x):
 
 def symmetric(model):
   """Learned feedback := the weights it is beside."""
-  for *path, name in model.bioprop_learned:
-    owner = functools.reduce(getattr, path, model)
-    getattr(owner, f'feedback_{name}').set_value(getattr(owner, name)[...])
+  nodes = {tuple(map(str, path)): node for path, node in nnx.iter_graph(model)}
+  for weight, at in model.bioprop_learned:
+    nodes[at].set_value(nodes[weight][...])
   return model
 
 
@@ -285,13 +285,12 @@ def close(got, want, rtol=1e-12):
                got, want)
 
 
-def parted(grads):
-  """Gradients of the parameters, and of learned feedback under the weights' names."""
+def parted(grads, weights):
+  """Gradients of the parameters, and of learned feedback by the weights that it is beside."""
   own, learned = {}, {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
-    *above, name = (str(key.key) for key in path)
-    plain = name.removeprefix('feedback_')
-    (own if plain == name else learned)[*above, plain] = leaf
+    path = tuple(str(key.key) for key in path)
+    (learned if path in weights else own)[weights.get(path, path)] = leaf
   return own, learned
 
 
@@ -307,6 +306,7 @@ def check(model, x, every_way):
     The paths of the matrices that learn as under backprop where signs are sent.
   """
   definition, state = nnx.split(model)
+  weights = {}  # By where the feedback is that is beside them.
   rules = ['align_prop', 'usf', *(('kp', 'align_ada') if every_way else ())]
 
   @jax.jit
@@ -314,12 +314,13 @@ def check(model, x, every_way):
     found = {'plain': gradient(nnx.merge(definition, state, copy=True), x)}
     for rule in rules:
       model = bioprop.install(nnx.merge(definition, state, copy=True), rule, key, x)
+      weights.update((at, weight) for weight, at in getattr(model, 'bioprop_learned', ()))
       found[rule] = gradient(symmetric(model) if rule == 'kp' else model, x)
     return found
 
   with jax.numpy_dtype_promotion('standard'):  # Flax's norms and cells add float32 numbers.
-    found = {name: parted(grads) for name, grads in gradients(
-        filled(state), x, jax.random.key(1)).items()}
+    grads = gradients(filled(state), x, jax.random.key(1))
+  found = {name: parted(own, weights) for name, own in grads.items()}
   (want, _), (own, _) = found.pop('plain'), found.pop('usf')
   for rule, (got, learned) in found.items():
     close(got, want)
