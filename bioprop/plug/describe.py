@@ -171,7 +171,8 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool,
     else:
       rows.append(_row(row, layered, made, call))
     if call.keys[path] in made and plug.choice.learns_at(path):
-      rows.append(dataclasses.replace(rows[-1], path='/'.join(beside(call.keys[path])), feedback=None,
+      learned = '/'.join(beside(call.keys[path]))
+      rows.append(dataclasses.replace(rows[-1], path=learned, feedback=None,
                                       note='learned feedback'))
   return Report(tuple(sorted(rows, key=lambda row: row.path)))
 

@@ -171,11 +171,15 @@ def test_names_that_begin_alike(rule):
   feedback = first.init_feedback(jax.random.key(1), params, X)
   renamed = dict(zip(plain, names)) | {'out': 'out'}
   again = lambda name: renamed[name.partition('_')[0]] + name[name.index('_'):]
-  got = gradient(network(names), {renamed[name]: w for name, w in params.items()},
-                 {again(name): b for name, b in feedback.items()})
+  own = {renamed[name]: w for name, w in params.items()}
+  fed = {again(name): b for name, b in feedback.items()}
+  got = gradient(network(names), own, fed)
   want = gradient(first, params, feedback)
   for name, g in want.items():
     np.testing.assert_allclose(got[renamed[name]], g, rtol=1e-12)
+  for weight, name in (('w', 'w_error'), ('w_1', 'w_1_error_1')):
+    with pytest.raises(errors.FeedbackMissingError, match=f"'{weight}' has no feedback"):
+      gradient(network(names), own, {key: b for key, b in fed.items() if key != name})
 
 
 def alike(params, x):

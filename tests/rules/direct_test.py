@@ -205,7 +205,8 @@ def test_nothing_is_drawn_before_it_is_refused(monkeypatch):
 
 def test_feedback_that_sharing_cannot_shrink_is_only_told_of_the_bound():
   """A Dense layer has no locations; nor helps spatial='shared' where it is chosen already."""
-  dense = lambda rule: bioprop.describe(nn.Dense(10), rule, jax.ShapeDtypeStruct((2, 9), jnp.float32))
+  x = jax.ShapeDtypeStruct((2, 9), jnp.float32)
+  dense = lambda rule: bioprop.describe(nn.Dense(10), rule, x)
   for what, options in ((dense, {}), (described, {'spatial': 'shared'})):
     message = refused({'max_gib': 1e-9, **options}, what)
     assert 'shared' not in message and "bioprop.make('dfa', max_gib=1)" in message
