@@ -12,6 +12,8 @@ import jax
 from jax import lax
 from jax.extend import core
 
+from bioprop.network.layout import CALLS, bind, body_of, constant
+
 
 def fast_in_loops(function: Callable[..., Any]) -> Callable[..., Any]:
   """`function` with the same values, its convolutions in the layout that XLA:CPU runs fast.
@@ -34,17 +36,15 @@ def fast_in_loops(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _evaluate(jaxpr: core.Jaxpr, consts, arguments) -> list[Any]:
   values = dict(zip(jaxpr.constvars, consts)) | dict(zip(jaxpr.invars, arguments))
-  read = lambda atom: atom.val if isinstance(atom, core.Literal) else values[atom]
+  read = lambda atom: constant(atom) if isinstance(atom, core.Literal) else values[atom]
   for eqn in jaxpr.eqns:
     operands = [read(atom) for atom in eqn.invars]
-    if eqn.primitive.name == 'jit':
-      inner = eqn.params['jaxpr']
-      outs = _evaluate(inner.jaxpr, inner.consts, operands)
+    if eqn.primitive.name in CALLS:
+      outs = _evaluate(*body_of(eqn), operands)
     elif eqn.primitive is lax.conv_general_dilated_p:
       outs = [_convolution(*operands, **eqn.params)]
     else:
-      outs = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-      outs = outs if eqn.primitive.multiple_results else [outs]
+      outs = bind(eqn, operands)
     values.update(zip(eqn.outvars, outs))
   return [read(atom) for atom in jaxpr.outvars]
 

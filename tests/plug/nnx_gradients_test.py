@@ -4,6 +4,7 @@ import functools
 import pickle
 import types
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,6 +189,8 @@ def check(grads, reference):
 @pytest.mark.parametrize('way', WAYS)
 def test_ways_to_ask_for_a_gradient(reference, way):
   """All the same."""
+  if way == 'tree mode' and flax.__version__ == '0.12.6':
+    pytest.skip('flax 0.12.6 fails there on a plain nnx.Dropout without a random stream')
   check(WAYS[way](plugged()), reference)
 
 

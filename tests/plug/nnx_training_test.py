@@ -140,6 +140,8 @@ COPIES = {'copy.deepcopy': copy.deepcopy, 'nnx.clone': nnx.clone,
 @pytest.mark.parametrize('rule', ['dfa', 'kp', 'brsf', 'align_ada'])
 def test_copies_train_on(rule):
   """As the model does, to the same bits; it does not notice."""
+  if rule == 'brsf' and jax.version.__version_info__ < (0, 9):
+    pytest.skip('jax 0.8 cannot pickle random keys, which nnx.Dropout has too')
   model = install(Small(nnx.Rngs(0)), rule)
   step(model)
   before = arrays(nnx.state(model))
