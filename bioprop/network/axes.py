@@ -77,12 +77,13 @@ def _shape(atom) -> tuple[int, ...]:
 
 
 def _like(eqn, axes, shape) -> Axis:
-  """Of an equation that leaves axes in their places."""
-  for atom, axis in zip(eqn.invars, axes):
-    own = _shape(atom)
-    if axis is not None and len(own) == len(shape) and own[axis] == shape[axis]:
-      return axis
-  return None
+  """Of an equation that leaves axes in their places.
+
+  Where operands differ, one of them, such as a mask of all positions, has no samples.
+  """
+  shapes = [_shape(atom) for atom in eqn.invars]
+  return min((axis for own, axis in zip(shapes, axes) if axis is not None
+              and len(own) == len(shape) and own[axis] == shape[axis]), default=None)
 
 
 def _without(axis: Axis, removed: Sequence[int]) -> Axis:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from bioprop.errors import NothingMatchedError, UnsupportedLayerError
+from bioprop.errors import ErrorShapeError, NothingMatchedError, UnsupportedLayerError
 from bioprop.network.acting import Acting, Home
 from bioprop.network.activity import Activation, activations
 from bioprop.network.feedback import Draw, homes, init_feedback
@@ -44,7 +44,7 @@ def trace(function: Function, params: Mapping[str, Array], held: PyTree,
   closed, out = _make_jaxpr(function, (dict(params), held, inputs), ())
   paths, avals = tuple(sorted(params)), closed.in_avals
   first = len(avals) - len(jax.tree.leaves(inputs))
-  seen = [*map(parameter, paths), *[CONSTANT] * (first - len(paths)), *map(data, avals[first:])]
+  seen = [*map(parameter, paths), *[CONSTANT] * (first - len(paths)), *data(avals[first:])]
   return Traced(closed, out, paths, see(closed, seen))
 
 
@@ -123,7 +123,9 @@ class Layered:
 
     Raises:
       UnsupportedLayerError: if a parameter meets data in a product where no rule can act.
+      ErrorShapeError: if a broadcast error would reach other samples than its own.
     """
+    self._check_samples()
     for meeting in self.traced.network.meetings:
       if not meeting.entered and meeting.refusable and not self.rule_for(meeting.path).exact:
         rule = type(self.rule_for(meeting.path)).__name__
@@ -133,6 +135,30 @@ class Layered:
             f'it, and it would silently learn by backprop. Move the product out of it (jit, remat, '
             f'scan and cond are followed), or leave the parameter on backprop: '
             f'{{{meeting.path!r}: \'bp\', \'*\': ...}}.')
+
+  def _check_samples(self) -> None:
+    """Raises ErrorShapeError where it is not known whose error is whose."""
+    frame, ops = self.traced.network.frame, self.traced.network.ops
+    reading = [op for op in ops if self.rules[op.number].reads_error and op.seen_x.live]
+    if not reading:
+      return
+    position, error = self.output
+    samples = frame.seen[frame.outs[position]].axis
+    if samples:
+      raise ErrorShapeError(
+          f'the network\'s output has shape {error.shape}, and its samples are along axis {samples}:'
+          f' a rule that broadcasts the error finds them along the first. Return '
+          f'jnp.moveaxis(out, {samples}, 0).')
+    for op in reading:
+      own = op.x_aval.shape[op.seen_x.axis or 0] if op.x_aval.shape else 1
+      if own != error.shape[0] and None in (samples, op.seen_x.axis):
+        raise ErrorShapeError(
+            f'the weight {op.path!r} meets an input of shape {op.x_aval.shape}, and the error at the '
+            f'network\'s output has shape {error.shape}. In between samples are brought together '
+            f'or parted, and it cannot be seen which error is whose, which '
+            f'{type(self.rules[op.number]).__name__} needs. Keep the first axis of all activities '
+            f'for the samples, or choose a rule for it that needs no broadcast: '
+            f'{{{op.path!r}: \'fa\', \'*\': ...}}.')
 
   def require_ops(self, name: str) -> None:
     """Raises NothingMatchedError if no parameter meets data in a product."""

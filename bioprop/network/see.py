@@ -69,10 +69,13 @@ def parameter(path: str) -> Seen:
   return Seen(Kind.PARAMETER, (path,), live=True)
 
 
-def data(aval: Any) -> Seen:
-  """An input; its first axis is the samples'."""
-  live = jnp.issubdtype(getattr(aval, 'dtype', jnp.int32), jnp.inexact)
-  return Seen(Kind.INPUT, axis=0 if getattr(aval, 'ndim', 0) else None, live=live)
+def data(avals: Sequence[Any]) -> list[Seen]:
+  """Inputs. The first axis of the first is the samples', and of others that are as long."""
+  shapes = [tuple(getattr(aval, 'shape', ())) for aval in avals]
+  samples = next((shape[0] for shape in shapes if shape), None)
+  live = lambda aval: jnp.issubdtype(getattr(aval, 'dtype', jnp.int32), jnp.inexact)
+  return [Seen(Kind.INPUT, axis=0 if shape and shape[0] == samples else None, live=live(aval))
+          for aval, shape in zip(avals, shapes)]
 
 
 def union(kinds: Iterable[Kind]) -> Kind:

@@ -48,4 +48,4 @@ class TracedNetwork(Network):
     count = len(jax.tree.leaves(params))
     inputs: Sequence[Any] = closed.jaxpr.invars[count:]
     return shapes, see(closed, [*(parameter(str(at)) for at in range(count)),
-                                *(data(var.aval) for var in inputs)], inline)
+                                *data([var.aval for var in inputs])], inline)

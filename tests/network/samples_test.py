@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import bioprop
+from bioprop import errors
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick')
 F = jnp.float64
@@ -148,6 +149,42 @@ def test_samples_are_found_behind(tools, name, rule):
   got, want = (tools.gradient(lambda p, f=f: f.apply(p, feedback, x), params)
                for f in (columns, rows))
   tools.same(got, want)
+
+
+def masked(p, x, mask):
+  """Attention of as many positions as there are samples."""
+  h = jnp.tanh(x @ p['a'])
+  a = jnp.einsum('nti,nsi->nts', h @ p['b'], h)
+  return jnp.tanh(nn.softmax(jnp.where(mask[None], a, -9.0)) @ h @ p['c']) @ p['d']
+
+
+def test_an_input_of_no_samples(tools):
+  """A mask of positions that is given to the model is as one that it has."""
+  params = tools.fill({name: jax.ShapeDtypeStruct((N, N), F) for name in 'abcd'})
+  x, mask = tools.draw(N, N, N), jnp.tril(jnp.ones((N, N), bool))
+  given = bioprop.transform(masked, 'dfa')
+  held = bioprop.transform(lambda p, x: masked(p, x, mask), 'dfa')
+  feedback = tools.feedback_of(held, params, x)
+  tools.same(tools.gradient(lambda p: given.apply(p, feedback, x, mask), params),
+             tools.gradient(lambda p: held.apply(p, feedback, x), params))
+
+
+UNTOLD = {
+    'sums of segments': (lambda h: jax.ops.segment_sum(h, jnp.asarray([1, 0, 1, 0]), 2),
+                         r"weight 'a'.*\(4, 4\).*\(2, 4\).*'fa'"),
+    'samples last': (lambda h: h.T, r'along axis 1.*jnp\.moveaxis\(out, 1, 0\)'),
+}
+
+
+@pytest.mark.parametrize('rule', ['dfa', 'hebb', 'drtp'])
+@pytest.mark.parametrize('name', UNTOLD)
+def test_whose_error_it_is_must_be_known(tools, name, rule):
+  """Where it cannot be seen, nothing is guessed."""
+  after, message = UNTOLD[name]
+  params = tools.fill({name: jax.ShapeDtypeStruct((N, N), F) for name in 'ab'})
+  net = lambda p, x: after(jnp.tanh(x @ p['a']) @ p['b'])
+  with pytest.raises(errors.ErrorShapeError, match=message):
+    bioprop.transform(net, rule).init_feedback(jax.random.key(0), params, tools.draw(N, N))
 
 
 class Block(nn.Module):

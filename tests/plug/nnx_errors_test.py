@@ -168,7 +168,7 @@ INSTALLING = {
         "of 'weights/w' at 'feedback_weights_w', and the model has", "{'weights/w': 'fa', '*': "),
     'no batch': (errors.ErrorShapeError, lambda: install(
         Odd(lambda x, w, v: x @ w + x.mean(0, keepdims=True) @ v, (6, 3), (6, 3)), 'dfa', SHAPE),
-        "the layer 'weights' has an input of shape (1, 6)", "'fa', '*': ...}"),
+        "the weight 'weights/1' meets an input of shape (1, 6)", "'fa', '*': ...}"),
     'too much feedback': (errors.FeedbackMemoryError, lambda: install(
         Net(), bioprop.make('dfa', max_gib=1e-9), SHAPE), "'hidden' would be float32 (3, 6)",
         "bioprop.make('dfa', max_gib=1)"),
