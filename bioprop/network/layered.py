@@ -146,19 +146,18 @@ class Layered:
     samples = frame.seen[frame.outs[position]].axis
     if samples:
       raise ErrorShapeError(
-          f'the network\'s output has shape {error.shape}, and its samples are along axis {samples}:'
-          f' a rule that broadcasts the error finds them along the first. Return '
-          f'jnp.moveaxis(out, {samples}, 0).')
+          f'the network\'s output has shape {error.shape}, its samples along axis {samples}: a rule '
+          f'that broadcasts the error finds them along the first. Return jnp.moveaxis(out, '
+          f'{samples}, 0).')
     for op in reading:
       own = op.x_aval.shape[op.seen_x.axis or 0] if op.x_aval.shape else 1
       if own != error.shape[0] and None in (samples, op.seen_x.axis):
         raise ErrorShapeError(
-            f'the weight {op.path!r} meets an input of shape {op.x_aval.shape}, and the error at the '
-            f'network\'s output has shape {error.shape}. In between samples are brought together '
-            f'or parted, and it cannot be seen which error is whose, which '
-            f'{type(self.rules[op.number]).__name__} needs. Keep the first axis of all activities '
-            f'for the samples, or choose a rule for it that needs no broadcast: '
-            f'{{{op.path!r}: \'fa\', \'*\': ...}}.')
+            f'the weight {op.path!r} meets an input of shape {op.x_aval.shape}, and the error at '
+            f'the network\'s output has shape {error.shape}: in between samples are brought '
+            f'together or parted, and {type(self.rules[op.number]).__name__} cannot see whose error '
+            f'is whose. Keep the first axis of all activities for the samples, or give it a rule '
+            f'that needs no broadcast: {{{op.path!r}: \'fa\', \'*\': ...}}.')
 
   def require_ops(self, name: str) -> None:
     """Raises NothingMatchedError if no parameter meets data in a product."""
