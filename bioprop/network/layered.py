@@ -146,8 +146,8 @@ class Layered:
     samples = frame.seen[frame.outs[position]].axis
     if samples:
       raise ErrorShapeError(
-          f'the network\'s output has shape {error.shape}, its samples along axis {samples}: a rule '
-          f'that broadcasts the error finds them along the first. Return jnp.moveaxis(out, '
+          f'the network\'s output has shape {error.shape}, its samples along axis {samples}: a '
+          f'rule that broadcasts the error finds them along the first. Return jnp.moveaxis(out, '
           f'{samples}, 0).')
     for op in reading:
       own = op.x_aval.shape[op.seen_x.axis or 0] if op.x_aval.shape else 1
@@ -155,8 +155,8 @@ class Layered:
         raise ErrorShapeError(
             f'the weight {op.path!r} meets an input of shape {op.x_aval.shape}, and the error at '
             f'the network\'s output has shape {error.shape}: in between samples are brought '
-            f'together or parted, and {type(self.rules[op.number]).__name__} cannot see whose error '
-            f'is whose. Keep the first axis of all activities for the samples, or give it a rule '
+            f'together or parted, and {type(self.rules[op.number]).__name__} cannot see whose '
+            f'error is whose. Keep the first axis of all activities for the samples, or give it a rule '
             f'that needs no broadcast: {{{op.path!r}: \'fa\', \'*\': ...}}.')
 
   def require_ops(self, name: str) -> None:
