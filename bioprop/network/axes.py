@@ -115,8 +115,11 @@ def _reshape(eqn, axes) -> Axis:
   if axis is None:
     return None
   before = math.prod(old[:axis])
-  starts = [at for at in range(len(new)) if math.prod(new[:at]) == before]
-  return next((at for at in reversed(starts) if new[at] % old[axis] == 0), None)
+  starts = [at for at in range(len(new)) if math.prod(new[:at]) == before
+            and new[at] % old[axis] == 0]
+  # Axes of one entry, which one sample is too, leave a choice.
+  best = [at for at in starts if new[at] == old[axis]] or starts
+  return axis if axis in best else best[-1] if best else None
 
 
 def _dot_general(eqn, axes) -> Axis:

@@ -169,6 +169,19 @@ def test_an_input_of_no_samples(tools):
              tools.gradient(lambda p: held.apply(p, feedback, x), params))
 
 
+@pytest.mark.parametrize('rule', ['dfa', 'hebb'])
+def test_one_sample(tools, rule):
+  """Its axis is not taken for another, whatever is reshaped; with itself again it is a batch."""
+  params = tools.fill({name: jax.ShapeDtypeStruct((N * N, N * N), F) for name in 'abc'})
+  net = lambda p, x: jnp.tanh(jnp.tanh(x.reshape((len(x), -1)) @ p['a']).reshape(
+      (-1, N, N)).reshape((-1, N * N)) @ p['b']) @ p['c']
+  plugged, x = bioprop.transform(net, rule), tools.draw(1, N, 1, N)
+  feedback = tools.feedback_of(plugged, params, x)
+  one, two = (tools.gradient(lambda p, x=x: plugged.apply(p, feedback, x), params)
+              for x in (x, jnp.concatenate([x, x])))
+  tools.same(one, two)
+
+
 UNTOLD = {
     'sums of segments': (lambda h: jax.ops.segment_sum(h, jnp.asarray([1, 0, 1, 0]), 2),
                          r"weight 'a'.*\(4, 4\).*\(2, 4\).*'fa'"),
