@@ -156,8 +156,8 @@ class Layered:
             f'the weight {op.path!r} meets an input of shape {op.x_aval.shape}, and the error at '
             f'the network\'s output has shape {error.shape}: in between samples are brought '
             f'together or parted, and {type(self.rules[op.number]).__name__} cannot see whose '
-            f'error is whose. Keep the first axis of all activities for the samples, or give it a rule '
-            f'that needs no broadcast: {{{op.path!r}: \'fa\', \'*\': ...}}.')
+            f'error is whose. Keep the first axis of all activities for the samples, or give it a '
+            f'rule that needs no broadcast: {{{op.path!r}: \'fa\', \'*\': ...}}.')
 
   def require_ops(self, name: str) -> None:
     """Raises NothingMatchedError if no parameter meets data in a product."""

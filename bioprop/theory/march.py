@@ -38,18 +38,18 @@ below (h) or above (z): one pass solves the equations, and there is no fixed poi
                     entries of u (or of r, or v), these being orthogonal over the copies. <J> is the
                     mean of (J p) p^T: exact for what copies have in common, and noise falls as
                     1 / sqrt(samples) for the rest. That is one tangent a copy and not T P.
+                    Where phi has kinks there are none: bioprop/theory/responses.py.
 
 Cost O(samples (T P)^2 depth), memory O(samples T P depth + depth (T P)^2); see `memory`.
 """
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bioprop.theory import copies
+from bioprop.theory import copies, responses
 from bioprop.theory.activations import Activation
 from bioprop.typing import Array, Key
 
@@ -131,11 +131,15 @@ class _Frozen(NamedTuple):
   noise: Array
 
 
-def tangents(rule: str, depth: int) -> str:
-  """The fields in which a rule's equations have derivatives."""
-  if depth == 1:
-    return ''
-  return {'bp': 'ur', 'gln': 'ur', 'fa': 'uv'}.get(rule, 'u')
+class _Past(NamedTuple):
+  """What responses of one layer are estimated from where there are no tangents.
+
+  Attributes:
+    fields: u, r and v [T, P, S], by name.
+    known: what is known of the responses to them, by letter.
+  """
+  fields: dict[str, Array]
+  known: dict[str, responses.Estimate]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -150,7 +154,9 @@ class _March:
 
   def __init__(self, program: Program, setting: Setting, key: Key):
     self.program, self.setting = program, setting
-    self.tangents = tangents(program.rule, program.depth)
+    self.sources = responses.sources(program.rule, program.depth)
+    self.letters = responses.letters(program.rule, program.depth)
+    self.tangents = responses.tangents(program.rule, program.depth, program.phi)
     self.size, self.dtype = len(setting.root), setting.root.dtype
     self.scale = setting.gamma0 * setting.rate
     keys = jax.random.split(key, program.depth + 3)
@@ -175,9 +181,10 @@ class _March:
     program, kinds = self.program, 1 + len(self.tangents)
     empty = jnp.zeros((program.steps, self.size, kinds, program.samples), self.dtype)
     start = [_Layer(empty, empty, empty)] * program.depth
+    pasts = [self._nothing()] * program.depth
     initial = jnp.zeros((program.steps, self.size), self.dtype)
-    (layers, delta, _), (f, rows) = jax.lax.scan(
-        self._step, (start, initial, empty[0, :, 0]), jnp.arange(program.steps))
+    (layers, _, delta, _), (f, rows) = jax.lax.scan(
+        self._step, (start, pasts, initial, empty[0, :, 0]), jnp.arange(program.steps))
     fields = [_Layer(*(a[:, :, 0] for a in layer)) for layer in layers]
     stack = lambda pick, other: jnp.stack([self._mean(pick(one), other(one)) for one in fields])
     phi, g, pseudo = (lambda one: one.phi), (lambda one: one.g), (lambda one: one.pseudo)
@@ -186,9 +193,9 @@ class _March:
 
   def _step(self, carry, t):
     """All layers at time t: h from the input up, then z from the readout down."""
-    layers, delta, initial = carry
-    layers, above = list(layers), None
-    ups, rows = [], {letter: [] for letter in self._letters()}
+    layers, pasts, delta, initial = carry
+    layers, above, self.pasts = list(layers), None, list(pasts)
+    ups, rows = [], {letter: [] for letter in self.letters}
     for number in range(self.program.depth):
       below = (layers[number - 1], ups[-1][0]) if number else None
       phi, first, second = self._up(number, below, layers[number], delta, t, rows)
@@ -210,9 +217,9 @@ class _March:
       layers[number] = layer._replace(g=layer.g.at[t].set(g), pseudo=layer.pseudo.at[t].set(pseudo))
       above = g, pseudo
     # What comes from above was found from the last layer down.
-    stacked = {letter: jnp.stack(found[::-1] if letter in 'bd' else found)
-               for letter, found in rows.items()}
-    return (layers, delta, initial), (f, stacked)
+    stacked = {letter: jnp.stack(row[::-1] if letter in 'bd' else row)
+               for letter, row in rows.items()}
+    return (layers, self.pasts, delta, initial), (f, stacked)
 
   def _up(self, number, below, layer, delta, t, rows):
     """phi(h), phi'(h) and phi''(h) dh of one layer at time t; phi with its tangents."""
@@ -226,13 +233,12 @@ class _March:
       past, phi = below
       u = self.layers[number].u(phi[:, 0])
       kernel = self._mean(phi[:, 0], past.phi[:, :, 0])
-      a = self._response('a', 'r', phi, earlier, rows)
-      c = self._response('c', 'v', phi, earlier, rows)
+      a = self._response('a', 'r', number - 1, phi, earlier, rows)
+      c = self._response('c', 'v', number - 1, phi, earlier, rows, self.setting.rho)
     weights = self.scale * kernel * self._trained(delta, earlier)[None]
-    h = self._base(u, 'u', t) + self._sum(weights if c is None else weights + c, layer.pseudo)
-    if a is not None:
-      h = h + self._sum(a, layer.g)
-    return self._activated(number, h)
+    weights = weights if c is None else weights + c
+    h = self._base(number, u, 'u', t) + self._sum(weights, layer.pseudo)
+    return self._activated(number, h if a is None else h + self._sum(a, layer.g))
 
   def _down(self, number, layer, beyond, above, delta, t, rows):
     """z of one layer at time t, with its tangents; its phi is already written."""
@@ -246,8 +252,8 @@ class _March:
       r = self.layers[number].r(g[:, 0])
       kernel = self._mean(g[:, 0], beyond.pseudo[:, :, 0])
       weights = self.scale * kernel * self._trained(delta, steps < t)[None]
-      weights = weights + self._response('b', 'u', g, steps <= t, rows)
-    return self._base(r, 'r', t) + self._sum(weights, layer.phi)
+      weights = weights + self._response('b', 'u', number + 1, g, steps <= t, rows)
+    return self._base(number, r, 'r', t) + self._sum(weights, layer.phi)
 
   def _signal(self, z, first, second):
     """g = phi'(h) z, with its tangents."""
@@ -262,14 +268,15 @@ class _March:
       return delta[:, None, None] * phi
     noise = self.layers[number].noise
     if rule == 'dfa':
-      return self._signal(self._base(noise, '', t), first, second)
+      return self._signal(self._base(number, noise, '', t), first, second)
     if above is None:
       v, zeta = self.readout, noise
     else:
       v, zeta = self.layers[number].r(above[1][:, 0]), self.layers[number].zeta(above[1][:, 0])
-    z = self._base(rho * v + jnp.sqrt(1 - rho**2) * zeta, 'v', t, rho)
+    z = self._base(number, rho * v + jnp.sqrt(1 - rho**2) * zeta, 'v', t)
     if above is not None:
-      d = self._response('d', 'u', rho * above[1], jnp.arange(self.program.steps) <= t, rows)
+      known = jnp.arange(self.program.steps) <= t
+      d = self._response('d', 'u', number + 1, above[1], known, rows, rho)
       z = z + self._sum(d, layer.phi)
     return self._signal(z, first, second)
 
@@ -281,38 +288,45 @@ class _March:
       return gates[:, None] * h, gates, jnp.zeros_like(h)
     phi = self.program.phi
     first, second = phi.derivative(field), phi.second(field)
-    for place, jump in phi.kinks:
-      second = second + jnp.asarray(jump, self.dtype) * self._bump(field - place)
     values = first[:, None] * moved
     return values.at[:, 0].set(phi(field)), first, second[:, None] * moved
 
-  def _bump(self, distance):
-    """A density of which the mean over copies is that of h at a kink: a kernel estimate."""
-    width = jnp.std(distance, -1, keepdims=True) * self.program.samples**-0.2
-    width = jnp.maximum(width, jnp.finfo(self.dtype).tiny**0.5)
-    density = jnp.exp(-jnp.square(distance / width) / 2) / (width * math.sqrt(2 * math.pi))
-    # Of an input of zeros all fields are 0, and stay there: there is no density.
-    return jnp.where(jnp.std(distance, -1, keepdims=True) > 0, density, 0)
+  def _response(self, letter, source, number, moved, mask, rows, scale=1.0):
+    """scale <d field(t) / d source(s)> [P, T, P] of a field [P, K, S]; None: there is no such.
 
-  def _response(self, letter, source, moved, mask, rows):
-    """<d field(t) / d source(s)> [P, T, P] of a field with tangents [P, K, S]; None: no such."""
-    if source not in self.tangents:
+    `source` is one of the layer `number`: u, r, or v as what is fed back, whose share of v is rho.
+    """
+    if source not in self.sources:
       return None
-    tangent = moved[:, 1 + self.tangents.index(source)]
+    if self.tangents:
+      row = self._mean(moved[:, 1 + self.tangents.index(source)], self.probes)
+    else:
+      past, known = self.pasts[number].fields[source], self.pasts[number].known
+      found = responses.grown(known[letter], moved[:, 0], jnp.where(mask[:, None, None], past, 0))
+      self.pasts[number] = self.pasts[number]._replace(known={**known, letter: found})
+      row = found.row
     kept = mask if letter not in self.program.without else jnp.zeros_like(mask)
-    row = jnp.where(kept[None, :, None], self._mean(tangent, self.probes), 0)
+    row = jnp.where(kept[None, :, None], scale * row, 0)
     rows[letter].append(row)
     return row
 
-  def _letters(self) -> str:
-    if not self.tangents:
-      return ''
-    return {'bp': 'ab', 'gln': 'ab', 'fa': 'bcd'}.get(self.program.rule, 'b')
+  def _nothing(self) -> _Past:
+    """Of a layer before the first time; there is nothing to keep where copies carry tangents."""
+    if self.tangents:
+      return _Past({}, {})
+    program = self.program
+    fields = jnp.zeros((program.steps, self.size, program.samples), self.dtype)
+    none = responses.nothing(program.steps, self.size, program.samples, self.dtype)
+    return _Past({one: fields for one in self.sources}, {one: none for one in self.letters})
 
-  def _base(self, field, source, t, scale=1.0):
+  def _base(self, number, field, source, t):
     """A field [P, S] and its own tangents: the probes' at time t along `source`, 0 along others."""
     field = jnp.broadcast_to(field, (self.size, self.program.samples))
-    here = lambda one: scale * self.probes[t] if one == source else jnp.zeros_like(field)
+    fields = self.pasts[number].fields
+    if source in fields:
+      fields = {**fields, source: fields[source].at[t].set(field)}
+      self.pasts[number] = self.pasts[number]._replace(fields=fields)
+    here = lambda one: self.probes[t] if one == source else jnp.zeros_like(field)
     return jnp.stack([field, *map(here, self.tangents)], 1)
 
   def _sum(self, weights, past):
