@@ -15,5 +15,5 @@ def get_config():
   config.depth, config.activation = 3, 'tanh'
   config.learning_rate, config.steps = 0.1, 80
   config.cases = tuple({'rule': 'dfa', 'gamma0': gamma0} for gamma0 in (0.3, 1.0, 2.0, 4.0))
-  config.widths, config.copies = (2000,), 4000
+  config.widths, config.copies, config.replicas = (2000,), 4000, 8
   return config

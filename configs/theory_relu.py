@@ -25,6 +25,6 @@ def get_config(depth: str | None = None):
   config.cases = (
       {'rule': 'bp', 'gamma0': 1.0}, *({'rule': 'fa', 'rho': rho} for rho in (0.0, 0.5, 1.0)),
       {'rule': 'dfa'}, {'rule': 'hebb', 'gamma0': 0.1}, {'rule': 'gln', 'gamma0': 1.0})
-  config.widths, config.seeds = (250, 500, 1000, 2000), 8
+  config.widths, config.seeds = (125, 250, 500, 1000), 12
   config.copies, config.replicas = 16000, 8
   return config

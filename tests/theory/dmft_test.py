@@ -76,7 +76,7 @@ def test_plugged_networks_of_width_1500(rule, rho, gamma0, phi, close):
   scaled = lambda h: 2**0.5 * jax.nn.relu(h)
   setting = dict(SETTING, steps=24, gamma0=gamma0, rule=rule, rho=rho)
   found = theory.solve_dmft(X, Y, phi=theory.ReLU(scale=2**0.5) if phi == 'relu' else phi,
-                            samples=3000, replicas=4, **setting)
+                            samples=4000, replicas=4, **setting)
   networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1500, seed=seed,
                          phi=scaled if phi == 'relu' else phi, **setting) for seed in range(3)]
   mean = wide.Trained(*(np.mean(one, 0) for one in zip(*networks)))
@@ -130,42 +130,43 @@ def four_samples():
   return x, np.array([1, -1, -1, 1], np.float32)
 
 
-def beside_networks(width, seeds, copies, **setting):
-  """The relative distance of K, theory to the mean of networks, and what both claim for theirs."""
+def wide_entk(**setting):
+  """K of ReLU networks, the mean and its relative standard error."""
   x, y = four_samples()
-  found = theory.solve_dmft(x, y, phi=RELU, samples=copies, replicas=8, strict=False, **RICH,
-                            **setting)
-  networks = np.stack([wide.train(
-      x=jnp.asarray(x), y=jnp.asarray(y), width=width, seed=seed, phi=ROOT2, **RICH,
-      **setting).entk for seed in range(seeds)])
-  mean = networks.mean(0)
-  noise = np.linalg.norm(networks.std(0, ddof=1)) / seeds**0.5 / np.linalg.norm(mean)
-  return apart(found.entk, mean), found.error['entk'], noise
+  found = np.stack([wide.train(x=jnp.asarray(x), y=jnp.asarray(y), width=1000, seed=seed, phi=ROOT2,
+                               **RICH, **setting).entk for seed in range(8)])
+  mean = found.mean(0)
+  return mean, np.linalg.norm(found.std(0, ddof=1)) / 8**0.5 / np.linalg.norm(mean)
+
+
+def solved(**setting):
+  """Theory of the same."""
+  x, y = four_samples()
+  return theory.solve_dmft(x, y, phi=RELU, samples=4000, replicas=8, strict=False, **RICH,
+                           **setting)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('depth', [2, 3, 4])
-@pytest.mark.parametrize('rule, rho, gamma0', [
-    ('bp', 0.0, 1.0), ('fa', 0.5, 1.5), ('fa', 1.0, 1.5), ('dfa', 0.0, 1.5)])
-def test_relus(depth, rule, rho, gamma0):
-  """Networks that learn from 2 to nearly 0: within what theory and networks claim for themselves.
-
-  The responses matter: K without b is farther off than that.
-  """
+@pytest.mark.parametrize('rule, rho, gamma0, depth', [
+    ('bp', 0.0, 1.0, 3), ('fa', 0.5, 2.0, 2), ('fa', 1.0, 1.5, 4), ('dfa', 0.0, 1.5, 3)])
+def test_relus(rule, rho, gamma0, depth):
+  """Networks that learn nearly all: within what theory and networks claim for themselves."""
   setting = dict(depth=depth, rule=rule, rho=rho, gamma0=gamma0)
-  error, claimed, noise = beside_networks(1000, 12, 4000, **setting)
+  (mean, noise), found = wide_entk(**setting), solved(**setting)
+  error, claimed = apart(found.entk, mean), found.error['entk']
   assert error < claimed + 3 * noise and error < 0.08, (error, claimed, noise)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rule, rho', [('bp', 0.0), ('fa', 1.0)])
-def test_relus_have_their_kinks(rule, rho):
-  """The second derivative of a ReLU is a density at 0: without its responses K would be another."""
-  setting = dict(depth=2, rule=rule, rho=rho, gamma0=1.0)
-  whole, *_ = beside_networks(1000, 12, 4000, **setting)
-  for letter in 'ab' if rule == 'bp' else 'bc':
-    error, *_ = beside_networks(1000, 12, 4000, without=letter, **setting)
-    assert error > 2 * whole, (letter, error, whole)
+def test_relus_have_their_kinks():
+  """The second derivative of a ReLU is a density at 0: without it b, and K, would be others."""
+  setting = dict(SETTING, steps=24, learning_rate=0.05, gamma0=2.0, rule='bp')
+  networks = [wide.train(x=jnp.asarray(X), y=jnp.asarray(Y), width=1500, seed=seed, phi=ROOT2,
+                         **setting) for seed in range(4)]
+  entk = np.mean([one.entk for one in networks], 0)
+  error = [apart(theory.solve_dmft(X, Y, phi=RELU, samples=4000, replicas=4, without=without,
+                                   strict=False, **setting).entk, entk) for without in ('', 'b')]
+  assert error[0] < 0.08 and error[1] > 0.12, error
 
 
 @pytest.mark.slow
@@ -175,8 +176,8 @@ def test_errors_of_relus_fall_as_the_root_of_copies():
   solve = lambda copies, seed: theory.solve_dmft(
       x, y, phi=RELU, depth=2, rule='fa', rho=0.5, gamma0=2.0, samples=copies, replicas=2,
       strict=False, key=jax.random.key(seed), **RICH).entk
-  many = np.mean([solve(30000, seed) for seed in (100, 101)], 0)
-  few, more = (np.sqrt(np.mean([apart(solve(copies, seed), many)**2 for seed in range(6)]))
+  many = np.mean([solve(20000, seed) for seed in (100, 101)], 0)
+  few, more = (np.sqrt(np.mean([apart(solve(copies, seed), many)**2 for seed in range(4)]))
                for copies in (500, 8000))
   assert 2.0 < few / more < 8.0 and more < 0.03, (few, more)
 
@@ -186,11 +187,11 @@ def test_errors_of_relus_fall_as_the_root_of_copies():
 def test_claimed_errors_are_those_that_are_made(phi, rule):
   """Of twenty keys, against far more copies: nineteen of twenty is what is claimed."""
   x, y = four_samples()
-  setting = dict(phi=phi, depth=2, rule=rule, gamma0=1.0, strict=False, **RICH)
-  exact = theory.solve_dmft(x, y, samples=16000, replicas=8, key=jax.random.key(99), **setting)
+  setting = dict(phi=phi, depth=2, rule=rule, gamma0=1.0, strict=False, steps=15, learning_rate=0.1)
+  exact = theory.solve_dmft(x, y, samples=12000, replicas=8, key=jax.random.key(99), **setting)
   within = 0
   for seed in range(20):
-    found = theory.solve_dmft(x, y, samples=1000, key=jax.random.key(seed), **setting)
+    found = theory.solve_dmft(x, y, samples=500, key=jax.random.key(seed), **setting)
     within += apart(found.entk, exact.entk) <= found.error['entk']
   assert within >= 16  # Fewer have a chance of 1 in 400, if each has 19 in 20.
 

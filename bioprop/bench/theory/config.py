@@ -33,7 +33,7 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   config.seeds = 3  # Networks of each width.
   config.copies = 0  # Copies of a neuron in each solution of the theory; 0: its default.
   config.replicas = 4
-  config.tolerance = 0.05  # Largest standard error of the theory; see theory.solve_dmft.
+  config.tolerance = 0.05  # Largest error of the theory; see theory.solve_dmft.
 
   config.close = 0.05  # How far prediction and measurement may be apart.
   config.slope = 0.1  # How far a slope in width may be from its prediction.
