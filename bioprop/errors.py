@@ -2,6 +2,11 @@
 
 Every message is one paragraph: what happened, the value, why it cannot work, and the line to type.
 """
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
 
 
 class BiopropError(Exception):
@@ -56,6 +61,14 @@ class UnboundError(BiopropError, RuntimeError):
   """A gradient was asked of a plugged model that was not run through `apply`."""
 
 
+class ForwardModeError(BiopropError, TypeError):
+  """A derivative in forward mode was asked of a plugged model, whose gradients have none."""
+
+
+class SampleError(BiopropError, ValueError):
+  """A model was given no sample of its inputs, or one that it cannot be called on."""
+
+
 class MeasureError(BiopropError, ValueError):
   """A measurement was given what it cannot measure."""
 
@@ -98,3 +111,54 @@ class TheoryError(BiopropError, ValueError):
 
 class ConvergenceError(TheoryError):
   """A solution of the theory is not as accurate as was asked for."""
+
+
+@contextlib.contextmanager
+def refusing_forward_mode() -> Iterator[None]:
+  """Raises ForwardModeError where JAX says that a `custom_vjp` has no forward mode."""
+  try:
+    yield
+  except TypeError as error:
+    if 'forward-mode' not in str(error) or isinstance(error, BiopropError):
+      raise
+    raise ForwardModeError(
+        'a derivative of a plugged model was asked for in forward mode (jax.jvp, jax.jacfwd, '
+        'jax.linearize, jax.hessian), and a rule says only how errors go back: its '
+        'pseudogradients are the derivatives of no function. Take them in reverse mode, jax.grad, '
+        'jax.vjp or jax.jacrev, or as bioprop.jacobians(model, x).pseudo(variables). For true '
+        'derivatives call the plain model, without wrap, install or transform, as in '
+        'jax.hessian(lambda params: loss(plain.apply({\'params\': params}, x))).') from error
+
+
+@contextlib.contextmanager
+def refusing_samples(name: str, sample: Any) -> Iterator[None]:
+  """Raises SampleError where a model fails that is called on a sample.
+
+  Args:
+    name: the model's, for the message.
+    sample: its arguments.
+  """
+  try:
+    yield
+  except BiopropError:
+    raise
+  except Exception as error:  # Whatever the user's model raises.
+    raise SampleError(
+        f'{name} cannot be called on {_shapes(sample)}: {type(error).__name__} (see above). Give '
+        f'one batch of its inputs, of the shapes and with the keyword arguments that it is trained '
+        f'on, for instance x, train=False with x = jnp.zeros((8, 784)).') from error
+
+
+def require_sample(name: str, *arguments: Any) -> None:
+  """Raises SampleError if there is no array among the arguments of a model's call."""
+  if not any(hasattr(leaf, 'shape') for leaf in jax.tree.leaves(arguments)):
+    raise SampleError(
+        f'{name} must know the shapes of the model\'s inputs, and was given '
+        f'{_shapes(arguments[0])}. Give it one batch, arrays or jax.ShapeDtypeStructs, as the '
+        f'model is called: bioprop.{name}(..., x).')
+
+
+def _shapes(sample: Any) -> str:
+  leaves = jax.tree.leaves(sample, is_leaf=lambda leaf: leaf is None)
+  return ', '.join(f'{leaf.dtype}{list(leaf.shape)}' if hasattr(leaf, 'dtype') else repr(leaf)
+                   for leaf in leaves) or 'nothing'

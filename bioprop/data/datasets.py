@@ -3,6 +3,7 @@ import dataclasses
 
 import numpy as np
 
+from bioprop import errors
 from bioprop.data import add, characters, digits, split, tfds_source
 
 
@@ -62,6 +63,10 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
       classes or no fixed image size, or `validation` or `seed` is out of range.
     CacheError: the cache of decoded images is damaged.
   """
+  if not isinstance(name, str):
+    raise errors.DataError(
+        f'The name of a dataset is a string, and this is {name!r}. Type for instance '
+        f'data.load(\'digits\') or data.load(\'mnist\', data_dir=<folder>).')
   if name == 'characters':
     source = characters.read()
     train, held = split.hold_out_last(name, source.train, validation)

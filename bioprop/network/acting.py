@@ -124,19 +124,10 @@ class Acting(Walk):
       for loop in op.loops:  # Layers of a stack draw each their own; steps of one layer do not.
         key = jax.random.fold_in(key, self._steps[loop])
       found['key'] = key
-    elif not found and rule.keeps_feedback and op.seen_x.live:
-      raise FeedbackMissingError(missing(op.path, rule))
     return found or None
 
   def _has_back(self, seen: Seen) -> bool:
     return seen.kind is Kind.PARAMETER and not self._backed.isdisjoint(seen.paths)
-
-
-def missing(path: str, rule: Rule) -> str:
-  """What to say of feedback that is not there."""
-  return (f'the weight {path!r} has no feedback, which {type(rule).__name__} sends errors back '
-          f'through: it was made for another model or by another rule, or on a call on which the '
-          f'model does not use this weight so, such as train=False.')
 
 
 def _held(a: Array) -> Array:

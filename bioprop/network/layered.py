@@ -8,7 +8,12 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from bioprop.errors import ErrorShapeError, NothingMatchedError, UnsupportedLayerError
+from bioprop.errors import (
+  ErrorShapeError,
+  FeedbackMissingError,
+  NothingMatchedError,
+  UnsupportedLayerError,
+)
 from bioprop.network.acting import Acting, Home
 from bioprop.network.activity import Activation, activations
 from bioprop.network.feedback import Draw, homes, init_feedback
@@ -174,6 +179,34 @@ class Layered:
     return init_feedback(self.traced.network, lambda op: self.rules[op.number], params, draw, key,
                          error)
 
+  def made(self, params: Mapping[str, Array]) -> tuple[PyTree, dict[Home, dict[str, Any]]]:
+    """Shapes and dtypes of what `init_feedback` gives."""
+    make = lambda params, key: self.init_feedback(params, lambda _: params, key)
+    return jax.eval_shape(make, dict(params), jax.random.key(0))
+
+  def _checked(self, params, weights, direct) -> dict[Home, dict[str, Any]]:
+    """What the rules ask for of `direct`.
+
+    Raises:
+      FeedbackMissingError: if feedback is not there, or of another dtype than it was made.
+    """
+    needed, made = self.made(params)
+    found = {home: {name: direct.get(home, {}).get(name) for name in own}
+             for home, own in made.items()}
+    types = lambda tree: ', '.join(str(leaf.dtype) for leaf in jax.tree.leaves(tree))
+    rows = [(path, weights.get(path), like) for path, like in needed.items()]
+    rows += [(home[0], found[home][name], like) for home, own in made.items()
+             for name, like in own.items()]
+    for path, got, like in rows:
+      if types(got) != types(like):
+        raise FeedbackMissingError(
+            f'the weight {path!r} has {types(got) or "no"} feedback, and '
+            f'{type(self.rule_for(path)).__name__} sends errors back through {types(like)}: it was '
+            f'cast, made for another model or by another rule, or on a call on which the model '
+            f'does not use this weight so, such as train=False. Make it again, by init, install or '
+            f'init_feedback.')
+    return found
+
   def run(self, params: Mapping[str, Array], held: PyTree, inputs: PyTree, *,
           weights: Mapping[str, Array], direct: Mapping[Home, Mapping[str, Array]],
           key: Key | None = None, taps: Mapping[int, Array] | None = None
@@ -189,8 +222,12 @@ class Layered:
 
     Returns:
       What the function returns, and the inputs of the ops with taps.
+
+    Raises:
+      FeedbackMissingError: if feedback is not there that a rule asks for, or of another dtype.
     """
     readouts, auxiliaries = self.readouts
+    direct = self._checked(params, weights, direct)
     reads = any(rule.reads_error for rule in self.rules.values())
     walk = Acting(lambda op: self.rules[op.number], backed=frozenset(weights), direct=direct,
                   homes=homes(self.traced.network), error=self.output[1] if reads else None,

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
+from bioprop.errors import refusing_samples, require_sample
 from bioprop.network.layered import Layered
 from bioprop.network.store import Keys, Store, redrawn
 from bioprop.plug import linen as linen_plug
@@ -106,11 +107,13 @@ def describe(
 
   Raises:
     NothingMatchedError: if no parameter meets data in a product.
+    SampleError: if the model cannot be called on the sample, or a linen model has none.
     PatternError, OutputError, FeedbackMemoryError: as `wrap` and `init`, or `install`, do.
   """
   if isinstance(model, nnx.Module):
     plug = getattr(model, nnx_plug.PLUG, None) if rule is None else Plug(choose(rule), output)
     return _nnx(model, plug or Plug(choose('bp'), output), sample, kwargs)
+  require_sample('describe', sample, kwargs)
   plugged = isinstance(model, linen_plug.Plugged)
   plug = model.bioprop_plug if rule is None and plugged else Plug(choose(rule or 'bp'), output)
   streams = rngs or {name: jax.random.key(0) for name in _STREAMS}
@@ -131,7 +134,8 @@ def _linen(plain: nn.Module, plug: Plug, streams, sample, kwargs) -> Report:
     with nn.intercept_methods(note):
       return plain.init(streams, *inputs, **options)
 
-  variables = jax.eval_shape(init, arrays)
+  with refusing_samples(type(plain).__name__, (sample, kwargs)):
+    variables = jax.eval_shape(init, arrays)
   params, held = variables.get('params', {}), {
       k: v for k, v in variables.items() if k != 'params'}
   call = linen_plug.call_of(plain, params, held, sample, kwargs, streams, None,
@@ -154,7 +158,8 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool,
             beside: Callable[[Keys], Keys]) -> Report:
   """A row for each parameter."""
   whole, rows = plug.choice.network, []
-  layered = plug.seen(call, check=False) if seen and whole is None else None
+  with refusing_samples(call.name, call.inputs):
+    layered = plug.seen(call, check=False) if seen and whole is None else None
   if layered is not None:
     layered.require_ops(call.name)
   made = _feedback(call, plug, seen)

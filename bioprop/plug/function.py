@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bioprop.errors import FeedbackMissingError
+from bioprop.errors import FeedbackMissingError, refusing_forward_mode
 from bioprop.network.acting import Home
 from bioprop.network.feedback import Draw, Names, homes
 from bioprop.network.layered import Layered, trace
@@ -103,6 +103,7 @@ class Plug:
             **{named(home, name): value for home, own in direct.items()
                for name, value in own.items()}}
 
+  @refusing_forward_mode()
   def run(self, call: Call, stored: Mapping[Keys, Any], key: Key | None = None
           ) -> tuple[PyTree, PyTree]:
     """Runs a call by the rules.
@@ -117,6 +118,7 @@ class Plug:
 
     Raises:
       FeedbackMissingError: if the feedback is another model's.
+      ForwardModeError: if a derivative in forward mode is asked.
     """
     returned = Returned()
     if self.choice.network is not None:

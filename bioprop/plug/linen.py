@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core.scope import in_filter
 
-from bioprop.errors import FeedbackMissingError, NothingMatchedError, PluggedError, UnboundError
+from bioprop.errors import (
+  FeedbackMissingError,
+  NothingMatchedError,
+  PluggedError,
+  UnboundError,
+  refusing_forward_mode,
+)
 from bioprop.network.store import Keys, flat, nested
 from bioprop.plug.choice import Where, choose
 from bioprop.plug.function import FEEDBACK, Call, Plug, is_traced, own_forward, split
@@ -203,6 +209,7 @@ def _subclass(plain: type[nn.Module]) -> type[nn.Module]:
   return vars(plain)['_bioprop_plugged']
 
 
+@refusing_forward_mode()
 def without_gradient(out: PyTree, message: str) -> PyTree:
   """`out` unchanged; its gradient raises UnboundError: it would silently be backprop's."""
 

@@ -59,6 +59,7 @@ def aligned(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
     TheoryError: if the model is no such chain or its rule has no such feedback, or a layer is zero.
     FeedbackMissingError: if the feedback is bound into the model.
     MeasureError: if the variables are not the model's.
+    SampleError: if there is no sample, or the model cannot be called on it.
   """
   if getattr(model, 'bioprop_bound', None) is not None:
     raise FeedbackMissingError(
@@ -66,7 +67,7 @@ def aligned(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
         'change it. Align first, and bind then: variables = bioprop.aligned(bioprop.wrap(model, '
         '\'fa\'), variables, x); model = bioprop.wrap(model, \'fa\', variables=variables).')
   some = batch_of(_BATCH, sample)
-  made = make_model(model, some, rngs, kwargs)
+  made = make_model('aligned', model, some, rngs, kwargs)
   values = made.split(variables)
   layered = made.seen(shapes_of(values), some)
   kept = _kept(made, layered, values, some)

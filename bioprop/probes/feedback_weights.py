@@ -67,6 +67,7 @@ def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
 
   Raises:
     MeasureError: if the variables are not the model's.
+    SampleError: if there is no sample, or the model cannot be called on it.
   """
   return FeedbackOf(model, *sample, rngs=rngs, **kwargs)(variables)
 
@@ -78,7 +79,7 @@ class FeedbackOf:
                rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any):
     """Arguments as in `feedback`."""
     self._alone = batch_of(1, sample)
-    self._model = make_model(model, self._alone, rngs, kwargs)
+    self._model = make_model('feedback', model, self._alone, rngs, kwargs)
     self._layered: Layered | None = None
 
   def __call__(self, variables: Any) -> FeedbackWeights:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from bioprop.errors import MeasureError
+from bioprop.errors import MeasureError, refusing_samples, require_sample
 from bioprop.network.store import by_path, flat, nested
 from bioprop.plug import linen as linen_plug
 from bioprop.plug.function import FEEDBACK, Plug
@@ -18,11 +18,12 @@ from bioprop.probes.model import PLAIN, Model, Values, shapes_of
 from bioprop.typing import Key
 
 
-def make_model(model: nn.Module | nnx.Module, sample: tuple[Any, ...],
+def make_model(name: str, model: nn.Module | nnx.Module, sample: tuple[Any, ...],
                rngs: Mapping[str, Key] | None, kwargs: Mapping[str, Any]) -> Model:
   """A linen or NNX model, plain or plugged, which stays as it is.
 
   Args:
+    name: of the function that asks, for messages.
     model: an unbound linen module, or an NNX module.
     sample: shapes of its inputs.
     rngs: random streams of a linen model.
@@ -30,7 +31,13 @@ def make_model(model: nn.Module | nnx.Module, sample: tuple[Any, ...],
 
   Raises:
     MeasureError: if an NNX model is given rngs.
+    SampleError: if there is no sample, or a linen model cannot be initialised on it.
+    TypeError: if it is no such model.
   """
+  if not isinstance(model, nn.Module | nnx.Module):
+    raise TypeError(f'bioprop.{name} takes a flax.linen or an nnx module, plain or plugged, and '
+                    f'got {model!r}. Give it the model, as in bioprop.{name}(model, ...).')
+  require_sample(name, sample, kwargs)
   if isinstance(model, nnx.Module):
     return _of_nnx(model, sample, rngs, kwargs)
   return _of_linen(model, sample, rngs or {}, kwargs)
@@ -47,7 +54,8 @@ def _of_linen(model: nn.Module, sample, rngs: Mapping[str, Key], kwargs) -> Mode
     args, options = rebuild(arrays)
     return model.init(streams, *args, **options)
 
-  expected = {**jax.eval_shape(init, arrays), **shapes_of(more)}
+  with refusing_samples(type(bare).__name__, (sample, kwargs)):
+    expected = {**jax.eval_shape(init, arrays), **shapes_of(more)}
   keys = by_path(nn.meta.unbox(linen_plug.split_learned(expected['params'], plug)[0]))[1]
 
   def parted(variables) -> Values:

@@ -74,13 +74,15 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
 
   Raises:
     MeasureError: if the dtype is float64 and JAX has it not enabled.
+    SampleError: if there is no sample, or the model cannot be called on it.
   """
   if dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
     raise MeasureError(f'derivatives in {jnp.dtype(dtype).name} were asked for, and JAX would give '
                        f'them in {jax.dtypes.canonicalize_dtype(dtype).name}. Enable it first: '
                        f'jax.config.update(\'jax_enable_x64\', True).')
   alone = batch_of(1, sample)
-  return Jacobians(make_model(model, alone, rngs, kwargs), cast(alone, dtype), output, dtype)
+  made = make_model('jacobians', model, alone, rngs, kwargs)
+  return Jacobians(made, cast(alone, dtype), output, dtype)
 
 
 class Jacobians:

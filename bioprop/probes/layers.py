@@ -29,8 +29,11 @@ def layers(model: nn.Module | nnx.Module, *sample: Any, **kwargs: Any) -> dict[s
   Returns:
     The layers that a rule can act on, by their path, in the order of their calls. Of a layer with
     several weights each is one, by its own path.
+
+  Raises:
+    SampleError: if there is no sample, or the model cannot be called on it.
   """
-  made = make_model(model, sample, None, kwargs)
+  made = make_model('layers', model, sample, None, kwargs)
   network = plain(made.seen(made.shapes, sample)).traced.network
   named, found = labels(network.ops), {}
   for op, frame in frames_of(network.frame):

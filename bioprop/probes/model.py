@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bioprop.errors import SampleError, refusing_samples
 from bioprop.network.layered import Layered
 from bioprop.network.store import Keys, Store
 from bioprop.plug.choice import choose
@@ -68,9 +69,12 @@ class Model:
     Raises:
       PatternError: if a weight has no rule.
       UnsupportedLayerError: if a rule cannot act where a parameter is used.
+      SampleError: if the model cannot be called on the sample.
     """
     plug = self.plug if self.plug.choice.network is None else Plug(PLAIN, self.plug.output)
-    return plug.seen(self.call(values, sample), returned)
+    call = self.call(values, sample)
+    with refusing_samples(call.name, sample):
+      return plug.seen(call, returned)
 
   def run(self, layered: Layered, values: Values, sample: tuple[Any, ...],
           taps: Mapping[int, Array]) -> tuple[list[Array], dict[int, Array]]:
@@ -83,6 +87,7 @@ class Model:
     """
     call = self.call(values, sample)
     weights, direct = self.plug.unpacked(layered, call, values.stored)
+    direct = _as_made(direct, layered.made(call.params)[1])
     (out, _), inputs = layered.run(
         call.params, call.held, call.inputs, weights=weights, direct=direct, key=values.key,
         taps=taps)
@@ -114,6 +119,13 @@ def acting(model: Model) -> Model:
   return dataclasses.replace(model, plug=Plug(PLAIN, model.plug.output), call=call)
 
 
+def _as_made(direct: PyTree, made: PyTree) -> PyTree:
+  """Feedback of the dtypes in which it is made, whatever else is cast to."""
+  one = lambda value, like: jax.tree.map(lambda a, s: jnp.asarray(a, s.dtype), value, like)
+  return {home: {name: one(value, made[home][name]) for name, value in own.items()
+                 if name in made.get(home, {})} for home, own in direct.items()}
+
+
 def plain(layered: Layered) -> Layered:
   """The same under backprop."""
   return dataclasses.replace(layered, rule_for=PLAIN.rule_for)
@@ -125,7 +137,16 @@ def shapes_of(tree: PyTree) -> PyTree:
 
 
 def batch_of(n: int, sample: PyTree) -> PyTree:
-  """Shapes of n samples like these."""
+  """Shapes of n samples like these.
+
+  Raises:
+    SampleError: if a leaf is no array.
+  """
+  others = [leaf for leaf in jax.tree.leaves(sample) if not hasattr(leaf, 'shape')]
+  if others:
+    raise SampleError(f'the sample has {others[0]!r} in it, and takes arrays [n, ...] or their '
+                      f'jax.ShapeDtypeStructs alone. Pass options by keyword, train=False, and '
+                      f'numbers as arrays.')
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(
       (n, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype)), sample)
 

@@ -188,12 +188,15 @@ def _iterated(state, y, gamma0, scale, tolerance, iterations):
     for _ in range(iterations):
       before = f, h.copy(), g.copy()
       gate = scale * earlier * (np.tile(y, steps) - f)
-      for layer in range(1, depth + 1):
-        c, d = _fields(state, gate, layer)
-        h[layer], a[layer] = _through(eye, c, d, h[layer - 1], g[layer])
-      for layer in range(depth, 0, -1):
-        c, d = _fields(state, gate, layer)
-        g[layer - 1], b[layer - 1] = _through(eye, d, c, g[layer], h[layer - 1])
+      try:
+        for layer in range(1, depth + 1):
+          c, d = _fields(state, gate, layer)
+          h[layer], a[layer] = _through(eye, c, d, h[layer - 1], g[layer])
+        for layer in range(depth, 0, -1):
+          c, d = _fields(state, gate, layer)
+          g[layer - 1], b[layer - 1] = _through(eye, d, c, g[layer], h[layer - 1])
+      except np.linalg.LinAlgError:  # Entries so large that 1 is lost beside them.
+        return (f, h, g, a, b), np.inf
       f = ((gate * h[depth]).sum(1) + a[depth].sum(1)) / gamma0
       largest = max(float(np.abs(one).max()) for one in (f, h, g))
       if not largest < 1e100:

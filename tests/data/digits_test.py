@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import datasets as sklearn_datasets
 
-from bioprop import data
+from bioprop import data, errors
 
 
 @pytest.fixture(scope='module')
@@ -49,6 +49,12 @@ def test_statistics_are_those_of_the_train_images(digits):
   np.testing.assert_allclose(digits.mean, [pixels.mean()], rtol=1e-6)
   np.testing.assert_allclose(digits.std, [pixels.std()], rtol=1e-6)
   assert digits.mean.dtype == digits.std.dtype == np.float32
+
+
+@pytest.mark.parametrize('name', [None, 3, b'digits', ['digits']])
+def test_names_are_strings(name):
+  with pytest.raises(errors.DataError, match=r"a string, and this is .*data\.load\('digits'\)"):
+    data.load(name)
 
 
 def test_digits_does_not_pay_for_importing_tfds():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import bioprop
+from bioprop import errors
 from bioprop.rules import NetworkRule
 
 pytestmark = pytest.mark.usefixtures('quick')
@@ -109,3 +110,14 @@ def test_the_activity_of_hebbian_layers(tools):
   """The note names the nonlinearity that was found."""
   notes = {r.path: r.note for r in bioprop.describe(tools.Net(), 'hebb', tools.x)}
   assert notes['hidden/kernel'] == 'tanh' and notes['readout/kernel'] == 'identity'
+
+
+def test_samples_that_the_model_refuses(tools):
+  """There is none, there is no array in it, it has no batch, or another width than is cut."""
+  for sample, words in (((), 'given nothing'), ((None,), 'given None'), ((3,), 'given 3')):
+    with pytest.raises(errors.SampleError, match=rf'{words}.*bioprop\.describe\(\.\.\., x\)'):
+      bioprop.describe(tools.Net(), 'fa', *sample)
+  with pytest.raises(errors.SampleError, match=r'Net cannot be called on float32\[\]: IndexError'):
+    bioprop.describe(tools.Net(), 'fa', jnp.float32(1))
+  with pytest.raises(errors.SampleError, match=r'Net cannot be called on float32\[4, 6\].*TypeE'):
+    bioprop.describe(tools.Net(), 'fa', tools.x, tools.x)

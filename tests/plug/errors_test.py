@@ -137,3 +137,93 @@ def test_gradients_past_apply(tools, how):
   with pytest.raises(errors.UnboundError, match='Wrap the outermost module'):
     jax.grad(lambda p: runs_elsewhere(
         model, {**variables, 'params': p}, tools.x, how).sum())(variables['params'])
+
+
+def plain(params, x):
+  return jnp.tanh(x @ params['hidden']) @ params['readout']
+
+
+def plugged(tools, front, rule):
+  """A function of parameters, feedback and inputs; and the first two."""
+  if front == 'wrap':
+    model = bioprop.wrap(tools.Net(), rule)
+    variables = model.init(jax.random.key(0), tools.x)
+    run = lambda params, feedback, x: model.apply({'params': params, 'feedback': feedback}, x)
+    return run, variables['params'], variables['feedback']
+  model, params = bioprop.transform(plain, rule), {'hidden': jnp.ones((6, 5)),
+                                                   'readout': jnp.ones((5, 3))}
+  return model.apply, params, model.init_feedback(jax.random.key(0), params, tools.x)
+
+
+def gradient_of(run, params, feedback, x):
+  return jax.grad(lambda params: jnp.sum(run(params, feedback, x)))(params)
+
+
+FRONTS = pytest.mark.parametrize('front', ['wrap', 'transform'])
+
+
+@FRONTS
+@pytest.mark.parametrize('rule, other', [('fa', 'dfa'), ('dfa', 'fa')])
+def test_feedback_of_another_rule(tools, front, rule, other):
+  """Backprop would be silent, where fa finds nothing by its name."""
+  run, params, _ = plugged(tools, front, rule)
+  feedback = plugged(tools, front, other)[2]
+  with pytest.raises(errors.FeedbackMissingError, match="hidden.* no feedback.*another rule"):
+    gradient_of(run, params, feedback, tools.x)
+  # What another rule leaves beside its own feedback is not looked at.
+  both = jax.tree.map(lambda own: own, plugged(tools, front, rule)[2])
+  want = gradient_of(run, params, both, tools.x)
+  for name, own in feedback.items():
+    both[name] = {**both[name], **own} if isinstance(own, dict) else own
+  jax.tree.map(np.testing.assert_array_equal, gradient_of(run, params, both, tools.x), want)
+
+
+@FRONTS
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.int32])
+def test_feedback_that_was_cast(tools, front, dtype):
+  """Of integers most would be 0."""
+  run, params, feedback = plugged(tools, front, 'dfa')
+  cast = jax.tree.map(lambda b: b.astype(dtype), feedback)
+  with pytest.raises(errors.FeedbackMissingError, match=f'{dtype.dtype} feedback.*float32'):
+    gradient_of(run, params, cast, tools.x)
+
+
+@FRONTS
+@pytest.mark.parametrize('rule', ['dfa', 'drtp'])
+def test_no_samples(tools, front, rule):
+  """When feedback is made, and when it is used."""
+  run, params, feedback = plugged(tools, front, rule)
+  with pytest.raises(errors.ErrorShapeError, match=r'input of shape \(0, .*Leave empty batches'):
+    gradient_of(run, params, feedback, tools.x[:0])
+  tools.x = tools.x[:0]
+  with pytest.raises(errors.ErrorShapeError, match=r'shape \(0, 3\).*Leave empty batches'):
+    plugged(tools, front, rule)
+
+
+@FRONTS
+@pytest.mark.parametrize('derivative', [
+    lambda f, p: jax.jvp(f, (p,), (p,)), lambda f, p: jax.jacfwd(f)(p),
+    lambda f, p: jax.hessian(f)(p), lambda f, p: jax.jit(jax.hessian(f))(p)],
+    ids=['jvp', 'jacfwd', 'hessian', 'jit'])
+def test_forward_mode(tools, front, derivative):
+  """A rule says how errors go back, and no more."""
+  run, params, feedback = plugged(tools, front, 'fa')
+  with pytest.raises(errors.ForwardModeError, match='jax.jacrev.*call the plain model'):
+    derivative(lambda params: jnp.sum(run(params, feedback, tools.x)), params)
+
+
+@pytest.mark.parametrize('rule', ['align_ada', 'align_zero'])
+def test_forward_mode_of_a_network_rule(tools, rule):
+  run, params, feedback = plugged(tools, 'wrap', rule)
+  with pytest.raises(errors.ForwardModeError, match='jax.jacrev'):
+    jax.jvp(lambda params: run(params, feedback, tools.x), (params,), (params,))
+
+
+def test_forward_mode_past_apply(tools):
+  model = bioprop.wrap(tools.Net(), 'fa')
+  bound = model.bind(model.init(jax.random.key(0), tools.x))
+  with pytest.raises(errors.ForwardModeError, match='jax.jacrev'):
+    jax.jvp(bound, (tools.x,), (tools.x,))
+  with pytest.raises(TypeError, match='theirs'):  # What the model raises by itself stays.
+    with errors.refusing_forward_mode():
+      raise TypeError('theirs')

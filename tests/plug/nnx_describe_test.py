@@ -160,3 +160,7 @@ def test_mistakes(model):
     bioprop.describe(type('Empty', (nnx.Module,), {})(), 'fa')
   with pytest.raises(errors.PatternError, match="'lore' decides for no layer"):
     bioprop.describe(model, {'lore': 'fa', '*': 'bp'}, TOKENS, True)
+  layer = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+  for sample, words in ((jnp.ones((4, 5)), r'float32\[4, 5\]: TypeError'), (None, 'nothing')):
+    with pytest.raises(errors.SampleError, match=f'Linear cannot be called on {words}'):
+      bioprop.describe(layer, 'fa', sample)

@@ -225,6 +225,23 @@ def stepped(model):
   nnx.jit(lambda model, x, optimizer: model.step(x, optimizer))(model, X, optimizer)
 
 
+def changed(model, change):
+  """The model with other feedback."""
+  nnx.update(model, jax.tree.map(change, nnx.state(model, bioprop.Feedback)))
+  return model
+
+
+def fed(model, other):
+  """The model with another's feedback."""
+  model.bioprop_feedback = other.bioprop_feedback
+  return model
+
+
+def forward(model):
+  definition, state = nnx.split(model)
+  return jax.jvp(lambda x: nnx.merge(definition, state)(x), (X,), (X,))
+
+
 CALLING = {
     'a layer that the sample did not reach': (
         errors.FeedbackMissingError, lambda: gradient(
@@ -271,6 +288,20 @@ CALLING = {
     'a stream of another trace': (
         errors.UnboundError, lambda: merged(install(Net(), 'brsf')), 'BatchSign(scale=1.0) draws',
         'nnx.merge(graphdef, params, rest, copy=True)'),
+    'feedback of another dtype': (
+        errors.FeedbackMissingError, lambda: gradient(changed(
+            install(Net(), 'dfa', X), lambda b: b.astype(jnp.bfloat16))),
+        "'hidden/kernel' has bfloat16 feedback", 'Make it again'),
+    'feedback of another rule': (
+        errors.FeedbackMissingError, lambda: gradient(fed(
+            install(Net(), 'fa', X), install(Net(), 'dfa', X))),
+        "'hidden/kernel' has no feedback", 'Make it again'),
+    'no samples': (
+        errors.ErrorShapeError, lambda: gradient(install(Net(), 'dfa', X), X[:0]),
+        'input of shape (0, 6)', 'if len(x)'),
+    'forward mode': (
+        errors.ForwardModeError, lambda: forward(install(Net(), 'dfa', X)),
+        'asked for in forward mode', 'jax.jacrev'),
     'inputs of another size': (
         errors.ErrorShapeError, lambda: gradient(install(nnx.Sequential(
             nnx.Conv(3, 2, (3,), rngs=nnx.Rngs(0)), lambda h: h.mean(1)), 'dfa',

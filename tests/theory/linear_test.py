@@ -126,6 +126,7 @@ def test_two_layer_limits():
     (dict(rule='fa', rho=-1.0), 'rho=-1'), (dict(rule='hebb', gamma0=20.0), 'hebb diverges'),
     (dict(rule='fa', learning_rate=9.0), 'fa diverges'), (dict(max_gib=1e-6), 'max_gib allows'),
     (dict(rule='bp', learning_rate=9.0), 'diverges'), (dict(steps=1), 'steps=1'),
+    (dict(rule='bp', learning_rate=20.0), 'diverges, and learning_rate=5 will do'),
     (dict(rule='dfa', learning_rate=9.0), 'dfa diverges'), (dict(iterations=0), 'iterations=0'),
     (dict(rule='align_prop', rho=0.3), 'only fa'), (dict(gamma0='2'), "gamma0='2'"),
     (dict(depth=2.5), 'depth=2.5'), (dict(rho=None), 'rho=None')])

@@ -1,0 +1,58 @@
+"""Probes ask for a sample, and say so where there is none or the model cannot be called on it."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import bioprop
+from bioprop import errors
+
+X = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
+
+
+class Linen(nn.Module):
+  """Refuses what has no 6 features."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(3)(x.reshape(-1, 2, 3).reshape(-1, 6))
+
+
+def make(front):
+  """A plugged model, and what it is measured at."""
+  if front == 'linen':
+    model = bioprop.wrap(Linen(), 'fa')
+    return model, model.init(jax.random.key(0), X)
+  model = bioprop.install(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), 'fa', nnx.Rngs(1))
+  return model, model
+
+
+ASKING = {
+    'jacobians': lambda model, variables, *x: bioprop.jacobians(model, *x).true(variables),
+    'layers': lambda model, variables, *x: bioprop.layers(model, *x),
+    'feedback': lambda model, variables, *x: bioprop.feedback(model, variables, *x),
+    'aligned': lambda model, variables, *x: bioprop.aligned(model, variables, *x),
+}
+
+
+@pytest.mark.parametrize('front', ['linen', 'nnx'])
+@pytest.mark.parametrize('name', ASKING)
+def test_samples(name, front):
+  """None, no array, and one of another width, which the chained error is about."""
+  ask, (model, variables) = ASKING[name], make(front)
+  for sample, words in (((), 'given nothing'), ((None,), 'given None')):
+    with pytest.raises(errors.SampleError, match=rf'{name} must know.*{words}.*bioprop\.{name}'):
+      ask(model, variables, *sample)
+  with pytest.raises(errors.SampleError, match=r'called on float32\[\d, 5\]: TypeError') as error:
+    ask(model, variables, X[:, :5])
+  assert isinstance(error.value.__cause__, TypeError)
+  with pytest.raises(errors.SampleError, match='has True in it|TypeError'):
+    ask(model, variables, X, True)
+
+
+@pytest.mark.parametrize('name', ASKING)
+def test_no_models(name):
+  with pytest.raises(TypeError, match=rf'bioprop\.{name} takes a .* got None'):
+    ASKING[name](None, {}, X)
