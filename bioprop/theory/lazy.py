@@ -32,18 +32,19 @@ Misprints of the paper: its section 3.3 has the exponent L - l for fa, and its t
 gln that is L times, not L + 1 times, [E phi'(m) phi'(m')]^L K^x; counting layers, and networks of
 finite width, give what stands here.
 """
+import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bioprop.errors import TheoryError
+from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
-from bioprop.theory.activations import Activation, Function
+from bioprop.theory.activations import Activation, Function, Quadrature
 from bioprop.theory.elementwise import as_activation
 from bioprop.typing import Array
 
@@ -54,6 +55,7 @@ Numbers = tuple[float, ...]
 _EXACT = ('bp', 'align_prop', 'align_ada', 'align_zero', 'gln')
 _BLIND = ('dfa', 'hebb', 'last_layer')
 _RULES = (*_EXACT, 'fa', *_BLIND)
+_NODES = (80, 160, 320, 640, 1280)  # Of quadrature; fewer than it has by itself are not believed.
 
 
 class LazyKernels(NamedTuple):
@@ -93,7 +95,12 @@ def lazy_kernels(
   library's models have bias_variance=0, and bias_rate=1 if use_bias; with bias_rate=None the biases
   are those of neural-tangents (b = s_b beta, beta trained).
 
-  It can be under `jax.jit`: all but x and x2 is then static. It takes O(depth n n') of memory.
+  Of functions without closed forms the expectations are sums (`Quadrature`), of as many terms as an
+  error of 1.5e-8 takes, relative to a layer's largest entry (in float32 3e-4). A `Quadrature` is
+  taken as it is.
+
+  It can be under `jax.jit`: all but x and x2 is then static, sums have 320 terms, and kernels are
+  NaN where these do not suffice. It takes O(depth n n') of memory.
 
   Args:
     x: samples [n, D].
@@ -112,8 +119,9 @@ def lazy_kernels(
     The kernels, of x's dtype.
 
   Raises:
-    TheoryError: if there is no such rule or nonlinearity, samples are not [n, D] of one D, or a
-      number is outside its range.
+    TheoryError: if there is no such rule or nonlinearity, samples are not [n, D] of one D or not
+      finite, or a number is outside its range.
+    ConvergenceError: if sums do not converge, as those of a function of very large slope.
   """
   x, other = _samples('x', x), None if x2 is None else _samples('x2', x2)
   if other is not None and other.shape[1:] != x.shape[1:]:
@@ -125,7 +133,48 @@ def lazy_kernels(
       _per_layer(name, value, depth + 1) for name, value in (
           ('weight_variance', weight_variance), ('bias_variance', bias_variance),
           ('bias_rate', bias_rate)))
-  return _kernels(x, other, as_activation(phi), rule == 'gln', sent, weights, biases, rates)
+  activation = as_activation(phi)
+  run = lambda activation, sent: _kernels(
+      x, other, activation, rule == 'gln', sent, weights, biases, rates)
+  if activation is phi or not isinstance(activation, Quadrature):
+    return run(activation, sent)
+  activation, right = _accurate(lambda activation: run(activation, 1.0), activation)
+  return jax.tree.map(lambda k: jnp.where(right, k, jnp.nan), run(activation, sent))
+
+
+def _accurate(run: Callable[[Activation], LazyKernels],
+              activation: Quadrature) -> tuple[Quadrature, Array]:
+  """The quadrature with so many nodes that its error is small; whether it is, if that is traced.
+
+  The error of N nodes is the change that comes of 2 N. It falls like exp(-b sqrt(N)), which gives
+  that of 2 N from the change before.
+  """
+  coarse, before = run(dataclasses.replace(activation, nodes=_NODES[0])), 1.0
+  enough = float(jnp.finfo(coarse.entk.dtype).eps)**0.5
+  for nodes in _NODES[1:]:
+    finer = dataclasses.replace(activation, nodes=nodes)
+    fine = run(finer)
+    change = _change(coarse, fine)
+    error = change * jnp.minimum(change / before, 1)**2**0.5
+    if nodes >= activation.nodes and (isinstance(error, jax.core.Tracer) or error <= enough):
+      return finer, error <= enough
+    coarse, before = fine, jnp.maximum(change, jnp.finfo(change.dtype).tiny)
+  name = getattr(activation.function, '__name__', repr(activation.function))
+  raise ConvergenceError(
+      f'the expectations of phi={name} are sums whose error, at {_NODES[-1]} terms, is about '
+      f'{float(error):.2g} of the kernels, and {enough:.2g} was to be reached: phi bends too fast '
+      f'for pre-activations as large as these. Scale the samples to norm sqrt(D), '
+      f'x * (x.shape[1] / (x**2).sum(1, keepdims=True))**0.5, lower weight_variance, or, to bear '
+      f'the error, type phi=Quadrature(function, nodes={_NODES[-1]}).')
+
+
+@jax.jit
+def _change(coarse: LazyKernels, fine: LazyKernels) -> Array:
+  """The largest change of a layer's kernels, relative to their largest entry."""
+  largest = lambda k: jnp.max(jnp.abs(k), (-2, -1))
+  tiny = jnp.finfo(fine.entk.dtype).tiny
+  return jnp.max(jnp.stack([largest(b - a) / jnp.maximum(largest(b), tiny)
+                            for a, b in ((coarse.phi, fine.phi), (coarse.g, fine.g))]))
 
 
 class _Gram(NamedTuple):
@@ -205,12 +254,15 @@ def _sent(rule: str, rho: float, scale: float) -> float:
 
 
 def _samples(name: str, x: Array) -> Array:
-  """As `checks.inputs`, of what may be traced: it looks at no value."""
+  """As `checks.inputs`, of what may be traced."""
   x = jnp.asarray(x)
   if x.ndim != 2 or not x.size or not jnp.issubdtype(x.dtype, jnp.floating):
     raise TheoryError(f'{name} is {x.dtype} {x.shape}, and is to be floating [n, D], with n and D '
                       f'above 0: samples with their features flattened. Pass '
                       f'jnp.asarray({name}, jnp.float32).reshape(n, -1).')
+  if not isinstance(x, jax.core.Tracer) and not jnp.isfinite(x).all():
+    raise TheoryError(f'{name} has entries that are infinite or NaN, and so would all its kernels '
+                      f'be. Find them: jnp.argwhere(~jnp.isfinite({name})).')
   return x
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import bioprop
-from bioprop.errors import TheoryError
+from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.measure import entk
 from bioprop.models import MLP
-from bioprop.theory.activations import ReLU
+from bioprop.theory.activations import Quadrature, ReLU
 from bioprop.theory.lazy import lazy_kernels
 
 RNG = np.random.RandomState(0)
@@ -210,6 +210,53 @@ def test_networks_converge(case):
   assert np.all(np.asarray(means) < 0.05)
 
 
+def by_sums(f, slope, x):
+  """K at depth 2 under backprop, from sums over grids so fine that nothing is left to doubt."""
+  z = np.arange(-10, 10, 1 / 80)
+  weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+
+  def dual(f, s):
+    root = lambda i, j: np.sqrt(max(0, s[j, j] - s[i, j]**2 / s[i, i]))
+    return np.array([[weights @ (f(np.sqrt(s[i, i]) * z) * (f(
+        s[i, j] / np.sqrt(s[i, i]) * z[:, None] + root(i, j) * z) @ weights))
+        for j in range(len(s))] for i in range(len(s))])
+
+  inputs = x @ x.T / x.shape[1]
+  first = dual(f, inputs)
+  second, slopes = dual(f, first), [dual(slope, s) for s in (inputs, first)]
+  return inputs * slopes[0] * slopes[1] + first * slopes[1] + second
+
+
+STEEP = lambda h: jnp.tanh(2 * h) / 2
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('squared', [0.5, 4.0])
+def test_steep_functions(squared):
+  """As many terms as they need: 320 leave 1e-4 where pre-activations are large."""
+  x = RNG.randn(3, 5)
+  x *= np.sqrt(squared * 5 / np.square(x).sum(1, keepdims=True))
+  want = by_sums(lambda h: np.tanh(2 * h) / 2, lambda h: 1 / np.cosh(2 * h)**2, x)
+  got = lazy_kernels(jnp.asarray(x), 2, STEEP).entk
+  np.testing.assert_allclose(got, want, atol=1e-8 * np.abs(want).max(), rtol=0)
+  inside = jax.jit(lambda x: lazy_kernels(x, 2, STEEP).entk)(jnp.asarray(x))
+  if squared < 1:
+    np.testing.assert_allclose(inside, want, atol=1e-8)
+  else:  # There the terms are not chosen.
+    assert np.isnan(inside).all()
+    few = lazy_kernels(jnp.asarray(x), 2, Quadrature(STEEP)).entk
+    assert 1e-5 < np.abs(few - want).max() / np.abs(want).max() < 1e-2
+
+
+@pytest.mark.usefixtures('x64')
+def test_functions_that_are_too_steep():
+  """What was reached is said; a quadrature is taken as it is."""
+  x = jnp.asarray(10 * SAMPLES)
+  with pytest.raises(ConvergenceError, match=r'at 1280 terms, is about 0\..* 1.5e-08 was to be'):
+    lazy_kernels(x, 1, STEEP)
+  assert jnp.isfinite(lazy_kernels(x, 1, Quadrature(STEEP)).entk).all()
+
+
 @pytest.mark.parametrize('options, words', [
     ({'rule': 'target'}, 'the rules are bp, align_prop'),
     ({'depth': 0}, 'at least 1'),
@@ -223,6 +270,8 @@ def test_networks_converge(case):
     ({'bias_rate': (0.0, math.inf, 1.0)}, 'bias_rate'),
     ({'x': jnp.ones(4)}, r'floating \[n, D\]'),
     ({'x': jnp.ones((4, 3), jnp.int32)}, 'jnp.float32'),
+    ({'x': jnp.asarray([[1.0, jnp.nan]])}, 'x has entries that are infinite or NaN'),
+    ({'x2': jnp.asarray([[1.0, jnp.inf, 1.0]])}, 'x2 has entries that are infinite'),
     ({'x2': jnp.ones((4, 2))}, 'x2 has 2 features and x has 3'),
     ({'x2': jnp.ones((4, 3, 1))}, 'x2 is float32'),
     ({'phi': 'swish'}, 'one of linear'),
