@@ -8,12 +8,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from bioprop.errors import (
-  ErrorShapeError,
-  FeedbackMissingError,
-  NothingMatchedError,
-  UnsupportedLayerError,
-)
+from bioprop import errors
 from bioprop.network.acting import Acting, Home
 from bioprop.network.activity import Activation, activations
 from bioprop.network.feedback import Draw, homes, init_feedback
@@ -134,7 +129,7 @@ class Layered:
     for meeting in self.traced.network.meetings:
       if not meeting.entered and meeting.refusable and not self.rule_for(meeting.path).exact:
         rule = type(self.rule_for(meeting.path)).__name__
-        raise UnsupportedLayerError(
+        raise errors.UnsupportedLayerError(
             f'{name} uses the parameter {meeting.path!r} together with data inside a '
             f'{meeting.primitive!r}, into which no rule can follow, so that {rule} cannot act on '
             f'it, and it would silently learn by backprop. Move the product out of it (jit, remat, '
@@ -150,14 +145,14 @@ class Layered:
     position, error = self.output
     samples = frame.seen[frame.outs[position]].axis
     if samples:
-      raise ErrorShapeError(
+      raise errors.ErrorShapeError(
           f'the network\'s output has shape {error.shape}, its samples along axis {samples}: a '
           f'rule that broadcasts the error finds them along the first. Return jnp.moveaxis(out, '
           f'{samples}, 0).')
     for op in reading:
       own = op.x_aval.shape[op.seen_x.axis or 0] if op.x_aval.shape else 1
       if own != error.shape[0] and None in (samples, op.seen_x.axis):
-        raise ErrorShapeError(
+        raise errors.ErrorShapeError(
             f'the weight {op.path!r} meets an input of shape {op.x_aval.shape}, and the error at '
             f'the network\'s output has shape {error.shape}: in between samples are brought '
             f'together or parted, and {type(self.rules[op.number]).__name__} cannot see whose '
@@ -167,7 +162,7 @@ class Layered:
   def require_ops(self, name: str) -> None:
     """Raises NothingMatchedError if no parameter meets data in a product."""
     if not self.traced.network.ops:
-      raise NothingMatchedError(
+      raise errors.NothingMatchedError(
           f'{name} has no parameter that meets its inputs in a product (a matrix product, a '
           f'convolution, a lookup), so no learning rule could apply, and it would silently learn '
           f'by backprop. Its parameters: {", ".join(self.traced.paths) or "none"}.')
@@ -199,7 +194,7 @@ class Layered:
              for name, like in own.items()]
     for path, got, like in rows:
       if types(got) != types(like):
-        raise FeedbackMissingError(
+        raise errors.FeedbackMissingError(
             f'the weight {path!r} has {types(got) or "no"} feedback, and '
             f'{type(self.rule_for(path)).__name__} sends errors back through {types(like)}: it was '
             f'cast, made for another model or by another rule, or on a call on which the model '
@@ -244,7 +239,7 @@ class Layered:
     rules = {path: self.rule_for(path) for path in op.paths}
     if len(set(rules.values())) > 1:
       named = ', '.join(f'{path!r} by {type(rule).__name__}' for path, rule in rules.items())
-      raise UnsupportedLayerError(
+      raise errors.UnsupportedLayerError(
           f'one product has a weight that is made of parameters which are to learn by several '
           f'rules: {named}. Give them one rule, with a pattern that matches all of them.')
     return rules[op.path]

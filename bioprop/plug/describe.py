@@ -10,6 +10,7 @@ from flax import nnx
 from bioprop.errors import refusing_samples, require_sample
 from bioprop.network.layered import Layered
 from bioprop.network.store import Keys, Store, redrawn
+from bioprop.network.values import Frame, Node
 from bioprop.plug import linen as linen_plug
 from bioprop.plug import nnx as nnx_plug
 from bioprop.plug.choice import Where, choose
@@ -49,8 +50,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """The rows, one a parameter; prints as a table."""
+  """The rows, one a parameter, and whether the output is a softmax; prints as a table."""
   rows: tuple[Row, ...]
+  normalised: bool = False
 
   @property
   def left_out(self) -> tuple[Row, ...]:
@@ -80,6 +82,9 @@ class Report:
                         'backprop: if a sum follows, write it as a product')):
       if rows:
         lines.append(f'WARNING: {len(rows)} weight(s) {what}: {", ".join(r.path for r in rows)}')
+    if self.normalised:
+      lines.append('WARNING: the output is a softmax, and losses that take logits, such as '
+                   'optax.softmax_cross_entropy, apply another: return what goes into it')
     return '\n'.join(lines)
 
 
@@ -179,7 +184,21 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool,
       learned = '/'.join(beside(call.keys[path]))
       rows.append(dataclasses.replace(rows[-1], path=learned, feedback=None,
                                       note='learned feedback'))
-  return Report(tuple(sorted(rows, key=lambda row: row.path)))
+  normalised = layered is not None and _normalised(layered.traced.network.frame)
+  return Report(tuple(sorted(rows, key=lambda row: row.path)), normalised)
+
+
+def _normalised(frame: Frame) -> bool:
+  """Whether the first output is exp(h) / sum(exp(h))."""
+  made = {at: step for step in frame.steps if isinstance(step, Node) for at in step.outs}
+
+  def operands(at: int, name: str) -> tuple[int, ...]:
+    found = at in made and made[at].eqn.primitive.name == name
+    return tuple(made[at].ins) if found else ()
+
+  top, *below = operands(frame.outs[0], 'div') or (-1,)
+  sums = [at for one in below for at in operands(one, 'broadcast_in_dim')]
+  return operands(top, 'exp') != () and [operands(at, 'reduce_sum') for at in sums] == [(top,)]
 
 
 def _row(row: Row, layered: Layered, made: Store, call: Call) -> Row:

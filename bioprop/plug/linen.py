@@ -10,13 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core.scope import in_filter
 
-from bioprop.errors import (
-  FeedbackMissingError,
-  NothingMatchedError,
-  PluggedError,
-  UnboundError,
-  refusing_forward_mode,
-)
+from bioprop import errors
 from bioprop.network.store import Keys, flat, nested
 from bioprop.plug.choice import Where, choose
 from bioprop.plug.function import FEEDBACK, Call, Plug, is_traced, own_forward, split
@@ -76,7 +70,7 @@ def wrap(
         f'Make one first, as in bioprop.wrap(MyModel(), \'fa\').')
   plug = Plug(choose(rule), output)
   if isinstance(model, Plugged) and model.bioprop_plug != plug:
-    raise PluggedError(
+    raise errors.PluggedError(
         f'{type(model).__name__} learns by {model.bioprop_plug.choice} already, and two rules '
         f'cannot both act on its weights. Wrap the plain model, '
         f'bioprop.wrap({type(model).__name__}(...), ...), or mix rules in one choice: '
@@ -90,7 +84,7 @@ class Bound:
 
   def __init__(self, variables: Mapping[str, Any]):
     if FEEDBACK not in variables:
-      raise FeedbackMissingError(
+      raise errors.FeedbackMissingError(
           f'variables has the collections {sorted(variables)}, and no {FEEDBACK!r} to bind. Give '
           f'wrap what init of the plugged model returned: variables = wrap(model, rule).init(key, '
           f'x). A rule without frozen feedback needs no variables at all.')
@@ -120,7 +114,7 @@ class Plugged:
     out, variables = plain.init_with_output(
         rngs, *args, method=method, mutable=mutable, **kwargs)
     if not jax.tree.leaves(variables.get('params', {})):
-      raise NothingMatchedError(
+      raise errors.NothingMatchedError(
           f'{type(self).__name__} has no parameters that a learning rule could apply to.')
     if self.bioprop_plug.choice.exact:
       return out, variables
@@ -209,7 +203,7 @@ def _subclass(plain: type[nn.Module]) -> type[nn.Module]:
   return vars(plain)['_bioprop_plugged']
 
 
-@refusing_forward_mode()
+@errors.refusing_forward_mode()
 def without_gradient(out: PyTree, message: str) -> PyTree:
   """`out` unchanged; its gradient raises UnboundError: it would silently be backprop's."""
 
@@ -219,7 +213,7 @@ def without_gradient(out: PyTree, message: str) -> PyTree:
 
   def refuse(_, g):
     del g
-    raise UnboundError(message)
+    raise errors.UnboundError(message)
 
   identity.defvjp(lambda a: (a, None), refuse)
   traced = lambda a: isinstance(a, jax.core.Tracer) and jnp.issubdtype(a.dtype, jnp.inexact)
@@ -319,12 +313,12 @@ def _require(model: 'Plugged', variables, learned, params, streams) -> None:
   """Raises FeedbackMissingError if the rule has none of what it keeps, or nothing to draw from."""
   choice = model.bioprop_plug.choice
   if choice.redraws and FEEDBACK not in streams:
-    raise FeedbackMissingError(
+    raise errors.FeedbackMissingError(
         f'{choice} draws new feedback at every step, and {type(model).__name__} has no random '
         f'stream for it. Pass one: model.apply(variables, x, '
         f'rngs={{\'feedback\': jax.random.fold_in(key, step)}}).')
   if choice.keeps_frozen and FEEDBACK not in variables:
-    raise FeedbackMissingError(
+    raise errors.FeedbackMissingError(
         f'{choice} keeps feedback for {type(model).__name__} in the collection {FEEDBACK!r}, and '
         f'the variables have only {sorted(variables)}. Carry what init returned, as one carries '
         f'batch_stats: state = {{k: v for k, v in model.init(key, x).items() if k != '
@@ -332,7 +326,7 @@ def _require(model: 'Plugged', variables, learned, params, streams) -> None:
         f'a loop that carries only params: model = bioprop.wrap(model, rule, '
         f'variables=variables), or bioprop.from_flags(model, x).')
   if choice.learns and not learned and params:
-    raise FeedbackMissingError(
+    raise errors.FeedbackMissingError(
         f'there are no feedback weights in \'params\', where {choice} keeps them so that the '
         f'optimiser moves them. Parameters of the plain model lack them: take the rest from the '
         f'plugged model\'s own init, as in variables = model.init(key, x), and copy the loaded '

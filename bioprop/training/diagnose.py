@@ -52,7 +52,7 @@ def examine(
 
 def describe(
     loss: float, finding: Finding | None, epoch: int, step: int, steps: int, total: int,
-    rate: float,
+    rate: float, cure: str = '',
 ) -> str:
   """Returns one paragraph: what stopped being finite, when and where, and what to try.
 
@@ -62,6 +62,7 @@ def describe(
     epoch, step, steps: the step's place, counted from 1, among those of its epoch.
     total: the step counted from the first epoch on.
     rate: its learning rate.
+    cure: what to type besides.
   """
   where = ('made again, the step stayed finite, so the layer is not known' if finding is None else
            f'the first value that is not finite is {finding.what}'
@@ -69,7 +70,7 @@ def describe(
   return (f'training diverged in epoch {epoch}, step {step} of {steps} (step {total} in all, '
           f'learning rate {rate:.3g}, loss {loss}): {where}. No checkpoint of this epoch was '
           f'written, and those of earlier epochs are as they were. Try a smaller '
-          f'--config.learning_rate={rate / 10:.1g}, or --config.clip_norm=1.')
+          f'--config.learning_rate={rate / 10:.1g}, or --config.clip_norm=1. {cure}').strip()
 
 
 def _first(finite, loss_finite, calls):

@@ -9,7 +9,7 @@ import ml_collections
 import tqdm
 
 from bioprop.errors import DivergedError
-from bioprop.training import distributed, metrics, probing, workdir
+from bioprop.training import advice, distributed, metrics, probing, workdir
 from bioprop.training.checkpoint import Checkpoints
 from bioprop.training.results import Results
 from bioprop.training.trainer import NotFinite, Trainer
@@ -55,6 +55,8 @@ def run(
       log = distributed.on_first(lambda: metrics.MetricsLog(directory, done, int(state.step)))
       if log:
         stack.callback(log.close)
+      if not done and distributed.is_first():
+        advice.tell(trainer.advice)
       state = _train(trainer, state, done, config, checkpoints, log, progress)
     return _results(config, directory, state)
 
@@ -69,6 +71,8 @@ def _train(trainer, state, done, config, checkpoints, log, progress):
       scalars = {}
       see = functools.partial(_see, log, scalars)
       state, record = _epoch(trainer, state, epoch, checkpoints, bar.update, see)
+      if epoch == 1 and distributed.is_first():
+        advice.tell(advice.after(trainer.rule, trainer.first_loss, record['train_loss']))
       if epoch == config.epochs:
         for measured in probing.measure(trainer.probes, state, None):
           see(measured)

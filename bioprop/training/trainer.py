@@ -14,7 +14,7 @@ from bioprop.errors import BiopropError, ConfigError, DataError, DivergedError
 from bioprop.models import MODELS
 from bioprop.plug.linen import wrap
 from bioprop.rules import make
-from bioprop.training import augment, diagnose, loss, mesh, optimizer, probing
+from bioprop.training import advice, augment, diagnose, loss, mesh, optimizer, probing
 from bioprop.training import config as config_lib
 from bioprop.training import step as step_lib
 from bioprop.training.state import State, make_state
@@ -43,6 +43,9 @@ class Trainer:
     task: the pure description of a step.
     train_data: the training examples, on the device.
     probes: what is measured while training.
+    rule: by which it learns.
+    advice: what is most likely not meant, of all that can be seen before the first step.
+    first_loss: of the first step of the first epoch, once that has run.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, data_dir: str | None = None,
@@ -56,7 +59,7 @@ class Trainer:
     config_lib.check(config)
     probing.check(config)
     place = mesh.make_placement(config)
-    rule = make(config.rule, **config_lib.rule_options(config))
+    self.rule = rule = make(config.rule, **config_lib.rule_options(config))
     # Always the same split: seeds differ in training, not in what is validated on.
     data = data or data_lib.load(config.dataset, data_dir, validation=config.validation)
     if config.examples is not None:
@@ -71,6 +74,8 @@ class Trainer:
       raise ConfigError(
           f'config.augment is {config.augment!r}, which varies images, and the examples of '
           f'{config.dataset} are sequences. Type --config.augment=none.')
+    self.advice = advice.before(rule, config, data.values is not None)
+    self.first_loss: float | None = None
     self._for_sequences = 'transformer' if data.values is None else 'rnn'
     if data.values is not None and config.model == 'transformer':
       raise ConfigError(f'{config.dataset} gives quantities to predict, and the transformer '
@@ -154,6 +159,8 @@ class Trainer:
       if bad.size or not finite:
         at = int(bad[0]) if bad.size else length - 1
         raise NotFinite(float(losses[at]), start + at)
+      if epoch == 1 and not start:
+        self.first_loss = float(losses[0])
       total_loss += losses.sum()
       total_correct += int(metrics.correct.sum())
       tick(length)
@@ -186,7 +193,7 @@ class Trainer:
     total = (epoch - 1) * self.steps + number
     return DivergedError(diagnose.describe(
         failure.loss, finding, epoch, number + 1, self.steps, total + 1,
-        float(self.schedule(total))))
+        float(self.schedule(total)), advice.cure(self.rule)))
 
   def _make_state(self, key, sample):
     make = functools.partial(make_state, self.task.model, self.task.tx)

@@ -121,3 +121,14 @@ def test_samples_that_the_model_refuses(tools):
     bioprop.describe(tools.Net(), 'fa', jnp.float32(1))
   with pytest.raises(errors.SampleError, match=r'Net cannot be called on float32\[4, 6\].*TypeE'):
     bioprop.describe(tools.Net(), 'fa', tools.x, tools.x)
+
+
+@pytest.mark.parametrize('last, normalised', [
+    (nn.softmax, True), (lambda h: nn.softmax(h, 0), True), (nn.log_softmax, False),
+    (nn.sigmoid, False), (jnp.exp, False), (lambda h: h / jnp.sum(h, -1, keepdims=True), False),
+    (lambda h: jnp.exp(h) / jnp.sum(h, -1, keepdims=True), False), (lambda h: h, False)])
+def test_a_softmax_at_the_output(tools, last, normalised):
+  """What a cross-entropy of logits would apply once more."""
+  report = bioprop.describe(nn.Sequential([tools.Net(), last]), 'fa', tools.x)
+  assert report.normalised is normalised
+  assert ('return what goes into it' in str(report)) is normalised

@@ -65,7 +65,9 @@ def test_all_finite_finds_nothing():
 
 
 def test_the_paragraph():
-  text = diagnose.describe(float('nan'), diagnose.Finding('the output', 'Dense_1'), 2, 3, 6, 9, 0.5)
+  text = diagnose.describe(
+      float('nan'), diagnose.Finding('the output', 'Dense_1'), 2, 3, 6, 9, 0.5, 'And so.')
+  assert text.endswith('--config.clip_norm=1. And so.')
   for part in ('epoch 2, step 3 of 6 (step 9', 'rate 0.5', 'the output of Dense_1',
                '--config.learning_rate=0.05'):
     assert part in text

@@ -168,6 +168,7 @@ def test_divergence_names_step_and_layer_and_leaves_checkpoints_alone(
     run(config, tmp_path / 'run', progress=False)
   assert 'epoch 2, step 3 of 6 (step 9 in all' in str(error.value)
   assert 'the output of Dense_0' in str(error.value)
+  assert '--config.rule_options.scale (it is its default)' in str(error.value)
   assert [path.name for path in (tmp_path / 'run' / 'checkpoints').iterdir()] == ['1']
   assert [record['epoch'] for record in _records(tmp_path / 'run')] == [1]
 
