@@ -1,4 +1,5 @@
 """Makes feedback: shaped like parameters, beside them; shaped like activities, one for each op."""
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -155,10 +156,11 @@ class Draws:
         self._shared = self._draw(self._key)
       return {name: _not_constant(self._shared[path], key)}
 
-    site = lambda redraw: Site(layer or name, _bare(name), {name: params[path]}, redraw, x, error)
-    names = jax.eval_shape(lambda key: rule.init_feedback(
-        key, site(lambda _: {name: params[path]})) or {}, own)
-    return {name: rule.init_feedback(own, site(redraw))[name]} if name in names else {}
+    like = jax.ShapeDtypeStruct(params[path].shape, params[path].dtype)
+    if name not in _names(rule, path, like, x, error):
+      return {}
+    site = Site(layer or name, _bare(name), {name: params[path]}, redraw, x, error)
+    return {name: rule.init_feedback(own, site)[name]}
 
 
 def _direct(rule: Rule, op: SeenOp, home: Home, params, draws: Draws,
@@ -176,6 +178,15 @@ def _direct(rule: Rule, op: SeenOp, home: Home, params, draws: Draws,
   for _ in op.stack:
     make = jax.vmap(make)
   return make(jax.random.split(own, op.stack) if op.stack else own)
+
+
+@functools.lru_cache(maxsize=1024)  # Asked at every trace, and most of what `made` costs there.
+def _names(rule: Rule, path: str, w: jax.ShapeDtypeStruct, x, error) -> frozenset[str]:
+  """What a rule makes for an op with this parameter."""
+  layer, _, name = path.rpartition('/')
+  make = lambda key, w: rule.init_feedback(key, Site(
+      layer or name, _bare(name), {name: w}, lambda _: {name: w}, x, error)) or {}
+  return frozenset(jax.eval_shape(make, jax.random.key(0), w))
 
 
 def _bare(name: str) -> Op:

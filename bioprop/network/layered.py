@@ -180,11 +180,7 @@ class Layered:
     return jax.eval_shape(make, dict(params), jax.random.key(0))
 
   def _checked(self, params, weights, direct) -> dict[Home, dict[str, Any]]:
-    """What the rules ask for of `direct`.
-
-    Raises:
-      FeedbackMissingError: if feedback is not there, or of another dtype than it was made.
-    """
+    """What the rules ask for of `direct`; raises FeedbackMissingError if not all is there."""
     needed, made = self.made(params)
     found = {home: {name: direct.get(home, {}).get(name) for name in own}
              for home, own in made.items()}
@@ -198,8 +194,7 @@ class Layered:
             f'the weight {path!r} has {types(got) or "no"} feedback, and '
             f'{type(self.rule_for(path)).__name__} sends errors back through {types(like)}: it was '
             f'cast, made for another model or by another rule, or on a call on which the model '
-            f'does not use this weight so, such as train=False. Make it again, by init, install or '
-            f'init_feedback.')
+            f'does not use this weight so, such as train=False. Make it again, by init or install.')
     return found
 
   def run(self, params: Mapping[str, Array], held: PyTree, inputs: PyTree, *,

@@ -191,11 +191,8 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool,
 def _normalised(frame: Frame) -> bool:
   """Whether the first output is exp(h) / sum(exp(h))."""
   made = {at: step for step in frame.steps if isinstance(step, Node) for at in step.outs}
-
-  def operands(at: int, name: str) -> tuple[int, ...]:
-    found = at in made and made[at].eqn.primitive.name == name
-    return tuple(made[at].ins) if found else ()
-
+  operands = lambda at, name: tuple(made[at].ins) if at in made and (
+      made[at].eqn.primitive.name == name) else ()
   top, *below = operands(frame.outs[0], 'div') or (-1,)
   sums = [at for one in below for at in operands(one, 'broadcast_in_dim')]
   return operands(top, 'exp') != () and [operands(at, 'reduce_sum') for at in sums] == [(top,)]

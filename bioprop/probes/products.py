@@ -35,7 +35,7 @@ class Product(NamedTuple):
     a = [located.vectors(inputs[call]) for call, located, _ in self.calls]
     g = [jax.vmap(located.cotangents)(cotangents[call]) for call, located, _ in self.calls]
     # Where a layer computes in fewer bits than its parameter has, derivatives have the parameter's.
-    wide = lambda of: of.astype(jnp.promote_types(of.dtype, self.dtype))
+    wide = lambda of: of.astype(np.promote_types(of.dtype, self.dtype))
     return wide(jnp.concatenate(a)), wide(jnp.concatenate(g, 1))
 
 

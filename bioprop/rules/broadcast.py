@@ -22,8 +22,8 @@ def shared_axes(x: tuple[int, ...], error: tuple[int, ...], path: str = '') -> i
   if 0 in x or 0 in error:
     raise ErrorShapeError(
         f'the layer {path!r} has an input of shape {x}, and the error at the network\'s output has '
-        f'shape {error}: of no samples, or no features, there is no error to broadcast. Leave '
-        f'empty batches out: batches = [x for x in batches if len(x)].')
+        f'shape {error}: of nothing there is no error to broadcast. Leave empty batches out: '
+        f'batches = [x for x in batches if len(x)].')
   positions = len(error) - 1
   if positions >= 1 and len(x) > positions and x[:positions] == error[:positions]:
     return positions

@@ -56,3 +56,23 @@ def test_samples(name, front):
 def test_no_models(name):
   with pytest.raises(TypeError, match=rf'bioprop\.{name} takes a .* got None'):
     ASKING[name](None, {}, X)
+
+
+@pytest.mark.parametrize('rule', ['fa', 'dfa'])
+def test_layers_that_compute_in_a_dtype_of_their_own(rule):
+  """Feedback that is cast with all else is of the layer's dtype where the layer uses it."""
+
+  class Half(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(3)(nn.tanh(nn.Dense(4, dtype=jnp.float32)(x)).astype(x.dtype))
+
+  model = bioprop.wrap(Half(), rule)
+  variables = model.init(jax.random.key(0), X)
+  shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+  with jax.enable_x64(True):
+    found = [bioprop.measure.entk(made.true(variables), made.pseudo(variables), X)
+             for made in (bioprop.jacobians(model, shape, dtype=dtype)
+                          for dtype in (None, jnp.float64))]
+  np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
