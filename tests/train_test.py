@@ -2,6 +2,7 @@
 import json
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def test_again_it_trains_anew_beside_it(bare, train):
      ['python -m bioprop.bench.theory', 'train.py --config=']),
     (['dfa'], ["'dfa'", '--config']),
     (['--config.dataset=digts'], ["'digits'"]),
+    (['--config.warmup_epochs=29.999'], ['29.999', '--config.warmup_epochs=3.']),
+    (['--config.schedule=step', '--config.step_factor=-1'], ['--config.step_factor=0.1']),
     (['--config.batch_size=2000'], ['--config.batch_size=64']),
     (['--workdir=/proc/run'], ['/proc/run', '--workdir']),
     ([f'--workdir={ROOT}/configs'], ['characters_transformer.py']),
@@ -91,6 +94,34 @@ def test_a_mistake_is_one_paragraph_and_leaves_nothing(train, tmp_path, flags, w
   for word in words:
     assert word in paragraph
   assert list(tmp_path.iterdir()) == []
+
+
+def _add_a_line(run):
+  with open(run / 'metrics.jsonl', 'a') as file:
+    file.write('garbage\n')
+
+
+def _only_the_last_line(run):
+  lines = (run / 'metrics.jsonl').read_text().splitlines(keepends=True)
+  (run / 'metrics.jsonl').write_text(lines[-1])
+
+
+def _a_directory_of_curves(run):
+  (run / 'curves.png').unlink()
+  (run / 'curves.png').mkdir()
+
+
+@pytest.mark.parametrize('damage, words', [
+    (_add_a_line, 'metrics.jsonl is not as training wrote it: line 4 follows'),
+    (_only_the_last_line, 'line 1 is the final result, after 0 of 2 epochs'),
+    (_a_directory_of_curves, 'curves.png is a directory')])
+def test_a_finished_run_that_was_damaged_is_one_paragraph(bare, train, tmp_path, damage, words):
+  shutil.copytree(bare[0] / 'runs' / 'digits_mlp-fa-seed0', tmp_path / 'run')
+  damage(tmp_path / 'run')
+  files = lambda: {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+  before = files()
+  assert words in _paragraph(train(tmp_path, *SMALL, '--workdir=run'))
+  assert files() == before
 
 
 @pytest.mark.slow

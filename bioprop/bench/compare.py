@@ -23,13 +23,13 @@ def table(runs: Sequence[str | os.PathLike]) -> str:
   """Returns a line for each run: the last epoch's losses, and the test result of finished runs.
 
   Raises:
-    WorkdirError: if a directory holds no run.
+    WorkdirError: if a directory holds no run, or a damaged one.
   """
   rows = [('run', *(name.replace('_', ' ') for name in _COLUMNS))]
   for run in map(pathlib.Path, runs):
-    workdir.config_of(run)
+    epochs = workdir.config_of(run, 'epochs')['epochs']
     numbers = {'epoch': 0}
-    for record in metrics.read(run):
+    for record in metrics.read(run, epochs):
       numbers.update(record)
     rows.append((run.name, str(numbers['epoch']), *(
         f'{numbers[name]:.4f}' if name in numbers else '-' for name in _COLUMNS[1:])))
@@ -46,7 +46,7 @@ def entropies(runs: Sequence[str | os.PathLike]) -> dict[str, float]:
   Raises:
     WorkdirError: if a directory holds no run.
   """
-  configs = [workdir.config_of(run) for run in runs]
+  configs = [workdir.config_of(run, 'dataset', 'validation') for run in runs]
   texts = {(config['dataset'], config['validation']) for config in configs}
   if len(texts) != 1 or configs[0]['dataset'] != 'characters':
     return {}

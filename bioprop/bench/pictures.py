@@ -20,6 +20,7 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 from bioprop import measure
+from bioprop.bench import plots
 from bioprop.errors import WorkdirError
 from bioprop.training import cli, probing, workdir
 
@@ -37,9 +38,10 @@ def draw(run: str | os.PathLike, folder: str | os.PathLike) -> list[pathlib.Path
     The files; none if the run has no probes.
 
   Raises:
-    WorkdirError: if the directory holds no run, or its probes have found nothing yet.
+    WorkdirError: if the directory holds no run, its probes have found nothing yet, or a picture
+      cannot be written.
   """
-  config, by_type = workdir.config_of(run), probing.read_all(run)
+  config, by_type = workdir.config_of(run, 'model', 'dataset', 'rule'), probing.read_all(run)
   title = f'{pathlib.Path(run).name}: {config["model"]} on {config["dataset"]}, {config["rule"]}'
   files = []
   for name, picture in (('kernels', _kernels), ('angles', _angles), ('alignment', _alignment),
@@ -48,7 +50,7 @@ def draw(run: str | os.PathLike, folder: str | os.PathLike) -> list[pathlib.Path
     if figure is not None:
       figure.suptitle(title)
       files.append(pathlib.Path(folder) / f'{name}.png')
-      figure.savefig(files[-1])
+      plots.save(figure, files[-1])
   return files
 
 

@@ -5,7 +5,28 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from bioprop.training import metrics
+from bioprop.errors import WorkdirError
+from bioprop.training import files, metrics
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+  """Writes a figure, whole or not at all, over what is there; its ending gives the format.
+
+  Raises:
+    WorkdirError: if there is no such format, or the file cannot be written.
+  """
+  kind = pathlib.Path(path).suffix[1:]
+  kinds = figure.canvas.get_supported_filetypes()
+  if kind not in kinds:
+    raise WorkdirError(f'cannot draw {path}: its ending is none of a format of figures. Valid: '
+                       f'{", ".join(kinds)}. Type for instance '
+                       f'{pathlib.Path(path).with_suffix(".png")}.')
+  try:
+    with files.replacing(path) as file:
+      figure.savefig(file, format=kind)
+  except OSError as error:
+    raise WorkdirError(f'cannot draw {path}: {error.strerror or error}. What it shows is where it '
+                       'was; draw it into a file in a directory that you can write to.') from error
 
 
 def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -14,6 +35,9 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
   Args:
     workdir: the run's directory; its metrics are read.
     path: file to write; the ending gives the format.
+
+  Raises:
+    WorkdirError: if the metrics are damaged, or the file cannot be written.
   """
   records = metrics.read(workdir)
   epochs = [record for record in records if 'epoch' in record]
@@ -33,7 +57,7 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
     axes.set(xlabel='epoch', ylabel=quantity)
     axes.legend()
   figure.suptitle(pathlib.Path(workdir).name)
-  figure.savefig(path)
+  save(figure, path)
 
 
 def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
@@ -45,6 +69,9 @@ def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
       without validation.
     path: file to write; the ending gives the format.
     lines: losses to draw across, by name.
+
+  Raises:
+    WorkdirError: if a run's metrics are damaged, or the file cannot be written.
   """
   figure = Figure(figsize=(8, 4), layout='constrained')
   axes = figure.subplots()
@@ -61,4 +88,4 @@ def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
   axes.relim()  # A line across is no data yet to the limits: it would lie on the frame.
   axes.autoscale_view()
   figure.legend(loc='outside right upper')
-  figure.savefig(path)
+  save(figure, path)

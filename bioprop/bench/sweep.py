@@ -27,7 +27,7 @@ from absl import app, flags, logging
 
 from bioprop.errors import ConfigError, DivergedError
 from bioprop.rules import make
-from bioprop.training import cli, metrics, run, workdir
+from bioprop.training import cli, files, metrics, run, workdir
 from bioprop.training import config as config_lib
 
 METRICS = ('test_accuracy', 'test_error', 'test_loss')
@@ -177,7 +177,8 @@ def train(runs: Iterable[Run], data_dir: str | None) -> None:
       run(one.config, one.path, data_dir)
     except DivergedError as error:
       print(error, flush=True)
-      (one.path / _FILE).write_text(f'{error}\n')
+      with files.replacing(one.path / _FILE) as file:
+        file.write(f'{error}\n'.encode())
     jax.clear_caches()  # The next run is of another shape.
 
 
@@ -187,6 +188,9 @@ def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
   Args:
     runs: those of a sweep, trained or not.
     metric: 'test_accuracy' or 'test_error', in %, or 'test_loss'.
+
+  Raises:
+    WorkdirError: if the record of a finished run is damaged.
   """
   columns = list(dict.fromkeys(one.column for one in runs))
   rows = [['rule', *columns]]
@@ -218,7 +222,7 @@ def _cell(runs, metric):
 
 
 def _final(one) -> Mapping[str, float]:
-  return metrics.read(one.path)[-1]
+  return metrics.read(one.path, one.config.epochs)[-1]
 
 
 def _number(record, metric):

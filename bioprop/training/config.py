@@ -2,10 +2,12 @@
 import collections.abc
 import dataclasses
 import difflib
+import numbers
 import types
 import typing
 
 import ml_collections
+import numpy as np
 from ml_collections import config_dict
 
 from bioprop.errors import ConfigError
@@ -22,6 +24,7 @@ CHOICES = {
 # Where a run computes, and not what: it may go on elsewhere.
 PLACEMENT = ('mesh', 'distributed')
 _AT_LEAST_ONE = ('epochs', 'batch_size', 'eval_batch_size', 'checkpoint_every', 'keep')
+_LARGEST = 2**32 - 1
 _NOT_NEGATIVE = ('seed', 'validation', 'learning_rate', 'momentum', 'weight_decay', 'warmup_epochs')
 
 
@@ -102,21 +105,32 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise unknown(name, config[name], valid)
   for name in (*_AT_LEAST_ONE, *_NOT_NEGATIVE):
     least = 1 if name in _AT_LEAST_ONE else 0
-    if config[name] is None or not config[name] >= least:
-      raise ConfigError(f'config.{name} is {config[name]}, and must be at least {least}. '
-                        f'Type for instance --config.{name}={base()[name]}.')
+    if not (_is_finite(config[name]) and config[name] >= least):
+      raise _impossible(name, config, f'a finite number, at least {least}')
+    if isinstance(config[name], int) and config[name] > _LARGEST:
+      raise _impossible(name, config, f'at most {_LARGEST}, what 32 bits count to')
+  if not config.momentum < 1:
+    raise _impossible('momentum', config, 'less than 1, or the steps grow without bound')
   if config.steps_per_call is not None and config.steps_per_call < 1:
     raise ConfigError(f'config.steps_per_call is {config.steps_per_call}, and must be at least 1, '
                       'or None for a whole epoch in one call.')
   if config.examples is not None and config.examples < 1:
     raise ConfigError(f'config.examples is {config.examples}, and must be at least 1, or None for '
                       'all examples that are not held out for validation.')
-  if config.clip_norm is not None and not config.clip_norm > 0:
-    raise ConfigError(f'config.clip_norm is {config.clip_norm}, and must be positive, or None for '
-                      'no clipping.')
+  if config.clip_norm is not None and not (_is_finite(config.clip_norm) and config.clip_norm > 0):
+    raise _impossible('clip_norm', config, 'a finite number, more than 0, or None for no clipping', 1)
   if config.warmup_epochs >= config.epochs:
-    raise ConfigError(f'config.warmup_epochs is {config.warmup_epochs}, which leaves nothing of '
-                      f'config.epochs={config.epochs}: warm up for less, or train for longer.')
+    raise too_long_a_warmup(config)
+  if config.schedule == 'step':
+    _check_steps(config)
+
+
+def too_long_a_warmup(config: ml_collections.ConfigDict) -> ConfigError:
+  """Returns the error for a warm-up that leaves no step to the schedule."""
+  return ConfigError(
+      f'config.warmup_epochs is {config.warmup_epochs}, which leaves nothing of config.epochs='
+      f'{config.epochs}: warm up for less, or train for longer. Type for instance '
+      f'--config.warmup_epochs={config.epochs / 10:g}.')
 
 
 def rule_options(config: ml_collections.ConfigDict) -> dict[str, typing.Any]:
@@ -136,6 +150,32 @@ def unknown(name: str, value: typing.Any, valid: collections.abc.Iterable[str]) 
   example = close[0] if close else next(iter(valid))
   return ConfigError(f'there is no {name} {value!r}.{guess} Valid: {", ".join(valid)}. '
                      f'Type for instance --config.{name}={example}.')
+
+
+def _check_steps(config):
+  """Raises ConfigError if the step schedule could not be followed."""
+  at, least = config.step_epochs, 0
+  rises = isinstance(at, collections.abc.Sequence) and bool(at)
+  for epoch in at if rises else ():
+    rises, least = rises and _is_finite(epoch) and epoch > least, epoch
+  if not rises:
+    raise _impossible('step_epochs', config, 'the epochs, more than 0 and each later than the one '
+                      'before, after which the step schedule lowers the learning rate',
+                      f'{max(1, config.epochs // 2)},{max(2, config.epochs * 3 // 4)}')
+  if not (_is_finite(config.step_factor) and config.step_factor > 0):
+    raise _impossible('step_factor', config, 'a finite factor of the learning rate, more than 0')
+
+
+def _is_finite(value):
+  """Whether it is a number, and one of float32."""
+  return (isinstance(value, numbers.Real) and not isinstance(value, bool)
+          and abs(value) <= float(np.finfo(np.float32).max))
+
+
+def _impossible(name, config, wanted, example=None):
+  """The error for a value of config.<name>, the default being the example."""
+  return ConfigError(f'config.{name} is {config[name]}, and must be {wanted}. Type for instance '
+                     f'--config.{name}={base()[name] if example is None else example}.')
 
 
 def fields(maker: collections.abc.Callable) -> dict[str, typing.Any]:

@@ -50,8 +50,9 @@ def run(
     done = checkpoints.last()
     if done:
       state = checkpoints.restore(done, state)
-    finished = distributed.from_first(lambda: metrics.is_finished(directory))
-    if not (done == config.epochs and finished):
+    records = distributed.from_first(
+        lambda: metrics.read(directory, done) if done == config.epochs else [])
+    if len(records) <= config.epochs:
       log = distributed.on_first(lambda: metrics.MetricsLog(directory, done, int(state.step)))
       if log:
         stack.callback(log.close)
@@ -135,7 +136,7 @@ def _epoch(trainer, state, epoch, checkpoints, tick, see):
 
 
 def _results(config, directory, state):
-  *epochs, final = distributed.from_first(lambda: metrics.read(directory))
+  *epochs, final = distributed.from_first(lambda: metrics.read(directory, config.epochs))
   last = epochs[-1]
   return Results(
       config.rule, config.epochs, last['train_loss'], last['train_accuracy'],

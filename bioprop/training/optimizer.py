@@ -17,10 +17,12 @@ def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int,
     factor: the model's own factor on the learning rate, by its parametrization.
 
   Raises:
-    ConfigError: if config.schedule names none.
+    ConfigError: if config.schedule names none, or the warm-up leaves it no step.
   """
   rate = config.learning_rate * factor
   warmup = round(config.warmup_epochs * steps_per_epoch)
+  if warmup >= config.epochs * steps_per_epoch:
+    raise config_lib.too_long_a_warmup(config)
   if config.schedule == 'constant':
     schedule = optax.constant_schedule(rate)
   elif config.schedule == 'cosine':
@@ -48,7 +50,7 @@ def make_optimizer(
   `make_schedule`.
 
   Raises:
-    ConfigError: if config.optimizer or config.schedule names none.
+    ConfigError: if config.optimizer or config.schedule names none, or the warm-up is too long.
   """
   schedule = make_schedule(config, steps_per_epoch, factor)
   mask = _kernels if config.decay_kernels_only else None

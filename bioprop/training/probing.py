@@ -15,6 +15,8 @@ too, as '<probe>/<name>': the last ones of the epoch.
 """
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ import numpy as np
 
 from bioprop.errors import ConfigError, WorkdirError
 from bioprop.probes import TYPES, Probe
+from bioprop.training import files
 from bioprop.training import workdir as workdir_lib
 from bioprop.training.state import State
 from bioprop.training.step import Examples, Task
@@ -167,23 +170,25 @@ def write(workdir: pathlib.Path, measured: Measured) -> None:
   """Writes one measurement; a kill meanwhile leaves no half of it."""
   path = _path(workdir, measured.name, measured.step)
   path.parent.mkdir(parents=True, exist_ok=True)
-  new = path.with_suffix('.npz.new')
-  with open(new, 'wb') as file:
+  with files.replacing(path) as file:
     np.savez(file, step=measured.step, labels=measured.labels, **measured.found)
-  os.replace(new, path)
 
 
 def read(workdir: str | os.PathLike, name: str) -> list[dict[str, np.ndarray]]:
   """Returns what a probe of a run found, in the order of steps.
 
   Raises:
-    WorkdirError: if the run has no such probe, or nothing was measured yet.
+    WorkdirError: if the run has no such probe, nothing was measured yet, or a file is damaged.
   """
   folder = pathlib.Path(workdir) / _FOLDER
   found = []
   for path in sorted((folder / name).glob('*.npz')):
-    with np.load(path) as arrays:
-      found.append(dict(arrays))
+    try:
+      with np.load(path) as arrays:
+        found.append(dict(arrays))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+      raise WorkdirError(f'{path} is damaged ({error}). Put the file back, or measure again: train '
+                         'in another --workdir.') from error
   if not found:
     there = sorted(item.name for item in folder.iterdir()) if folder.exists() else []
     raise WorkdirError(f'{workdir} has no measurements of a probe {name!r}; it has '

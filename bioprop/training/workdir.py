@@ -12,16 +12,18 @@ import fcntl
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Iterator
 
 import ml_collections
 
 from bioprop.errors import WorkdirError
 from bioprop.training import config as config_lib
-from bioprop.training import metrics
+from bioprop.training import files, metrics
 
-_LOCK = '.lock'
-_NEW = 'config.json.new'
+_CONFIG, _CURVES, _LOCK = 'config.json', 'curves.png', '.lock'
+_NEW = f'{_CONFIG}.new'
+_FOLDERS = ('checkpoints', 'probes')
 
 
 @contextlib.contextmanager
@@ -64,19 +66,24 @@ def read_config(path: pathlib.Path) -> dict | None:
   Raises:
     WorkdirError: if config.json is damaged.
   """
+  file = path / _CONFIG
   try:
-    text = (path / 'config.json').read_text()
-  except FileNotFoundError:
+    found = json.loads(file.read_text('utf-8'))
+  except (FileNotFoundError, NotADirectoryError):
     return None
-  try:
-    return json.loads(text)
-  except ValueError as error:
-    raise WorkdirError(f'{path / "config.json"} is damaged ({error}), so the run there cannot be '
-                       'resumed. Restore it, or train in another --workdir.') from error
+  except (OSError, ValueError, RecursionError) as error:
+    raise _damaged(file, error) from error
+  if not isinstance(found, dict):
+    raise _damaged(file, f'it holds {str(found)[:40]!r}, and not names with values')
+  return found
 
 
-def config_of(run: str | os.PathLike) -> dict:
+def config_of(run: str | os.PathLike, *names: str) -> dict:
   """Returns the configuration of the run in a directory.
+
+  Args:
+    run: the directory.
+    *names: what it must have, of the type that it has by default.
 
   Raises:
     WorkdirError: if there is no run, or config.json is damaged.
@@ -85,6 +92,11 @@ def config_of(run: str | os.PathLike) -> dict:
   if config is None:
     raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
                        'train.py.')
+  usual = config_lib.base()
+  for name in names:
+    if not isinstance(value := config.get(name), type(usual[name])):
+      raise _damaged(pathlib.Path(run, _CONFIG),
+                     f'{name} is {value!r}, and should be such as {usual[name]!r}')
   return config
 
 
@@ -115,11 +127,12 @@ def _enter(path, wanted, stack):
         f'{path} holds a run of another configuration, which is left as it is: '
         f'{"; ".join(other)}. Give the same values to go on with it, or '
         'train in another --workdir.')
+  _refuse_unwritable(path)
   path.mkdir(parents=True, exist_ok=True)
   stack.enter_context(_locked(path))
   if present is None:
-    (path / _NEW).write_text(json.dumps(wanted, indent=2) + '\n')
-    os.replace(path / _NEW, path / 'config.json')
+    with files.replacing(path / _CONFIG) as file:
+      file.write(f'{json.dumps(wanted, indent=2)}\n'.encode())
 
 
 def _differences(present, wanted):
@@ -149,10 +162,29 @@ def _refuse_foreign(path):
                        f'Choose another --workdir, for instance {path / "run"}.')
 
 
+def _refuse_unwritable(path):
+  """Raises WorkdirError where a run would find, perhaps hours later, that it cannot write."""
+  faults = {name: 'no directory' for name in _FOLDERS if (path / name).is_file()}
+  for name in (metrics.NAME, _CURVES, _LOCK):
+    if (path / name).is_symlink():
+      faults[name] = 'a symbolic link'
+    elif (path / name).is_dir():
+      faults[name] = 'a directory'
+  for name, fault in faults.items():
+    move = f'mv {shlex.quote(str(path / name))} {shlex.quote(str(path / name) + "-moved")}'
+    raise WorkdirError(f'{path / name} is {fault}, so that training could not write there. Nothing '
+                       f'was changed. Move it away, and start the same command again: {move}')
+
+
+def _damaged(file, why):
+  return WorkdirError(f'{file} is damaged ({why}), so the run there cannot be resumed or read. '
+                      'Restore it, or train in another --workdir.')
+
+
 @contextlib.contextmanager
 def _locked(path):
   """Holds a directory for this process; the system lets go of it even if the process is killed."""
-  with open(path / _LOCK, 'w') as file:
+  with open(path / _LOCK, 'w', opener=files.opened) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,9 +14,10 @@ def _run(path, epochs, test=None, validation=True, **values):
   """The directory of a run as training leaves it; loss 4 / epoch, and half of it in validation."""
   config = base()
   config.update({'dataset': 'characters', 'validation': 300, **values})
+  config.epochs = epochs if test else 10
   path.mkdir()
   (path / 'config.json').write_text(json.dumps(workdir.as_json(config)))
-  records = [{'epoch': n, 'train_loss': 4 / n,
+  records = [{'epoch': n, 'train_loss': 4 / n, 'train_accuracy': 0.5, 'seconds': 1.0,
               **({'validation_loss': 2 / n, 'validation_accuracy': 0.5} if validation else {})}
              for n in range(1, epochs + 1)]
   records += [{'test_loss': test, 'test_accuracy': 0.25}] if test else []
@@ -52,9 +53,9 @@ def test_the_figure_has_a_curve_for_each_run_and_a_line_for_each_entropy(tmp_pat
 
   class Seen(plots.Figure):
 
-    def savefig(self, path):
+    def savefig(self, *args, **kwargs):
       figures.append(self)
-      super().savefig(path)
+      super().savefig(*args, **kwargs)
 
   monkeypatch.setattr(plots, 'Figure', Seen)
   runs = [_run(tmp_path / 'held', 2), _run(tmp_path / 'all', 3, validation=False),

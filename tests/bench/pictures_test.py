@@ -58,9 +58,9 @@ def figures(monkeypatch):
 
   class Seen(pictures.Figure):
 
-    def savefig(self, path):
-      drawn[pathlib.Path(path).name] = self
-      super().savefig(path)
+    def savefig(self, file, **kwargs):
+      drawn[pathlib.Path(file.name).stem] = self  # Beside the name that it is given when whole.
+      super().savefig(file, **kwargs)
 
   monkeypatch.setattr(pictures, 'Figure', Seen)
   return drawn

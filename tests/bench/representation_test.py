@@ -21,7 +21,9 @@ def test_a_row(tmp_path):
   probes = {'k': 'entk', 'f': 'features', 'a': 'angles', 'w': 'alignment'}
   config = {'probes': {name: {'type': kind} for name, kind in probes.items()}}
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  (tmp_path / 'metrics.jsonl').write_text('{"test_accuracy": 0.5, "test_loss": 1.0}\n')
+  (tmp_path / 'metrics.jsonl').write_text(
+      '{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "seconds": 1.0}\n'
+      '{"test_accuracy": 0.5, "test_loss": 1.0}\n')
   near, far = np.diag([1., 2., 3.]), np.array([[2., 1., 0.], [1., 2., 0.], [0., 0., 5.]])
   for step, size in ((0, 0.25), (3, 0.5), (7, 0.75)):
     left(tmp_path, 'k', step, target_alignment=size, effective_rank=2 * size,

@@ -44,13 +44,28 @@ def test_the_names_that_are_checked_are_those_that_can_be_made():
 @pytest.mark.parametrize('values', [
     {'loss': 'ce'}, {'epochs': 0}, {'batch_size': 0}, {'keep': 0}, {'checkpoint_every': 0},
     {'learning_rate': float('nan')}, {'weight_decay': -1.}, {'clip_norm': 0.},
-    {'steps_per_call': 0}, {'examples': 0}, {'examples': -5}, {'warmup_epochs': 10.}, {'seed': -1}])
+    {'clip_norm': 1e39},
+    {'steps_per_call': 0}, {'examples': 0}, {'examples': -5}, {'warmup_epochs': 10.}, {'seed': -1},
+    *({name: float('inf')} for name in ('learning_rate', 'momentum', 'weight_decay')),
+    {'seed': 2**32}, {'epochs': 10**20}, {'learning_rate': 1e39}, {'momentum': 2.}, {'momentum': 1.},
+    *({'step_epochs': epochs, 'schedule': 'step'} for epochs in (
+        (), (-1,), (0,), ('a',), (True,), (float('nan'),), (5, 3), (3, 3))),
+    *({'step_factor': factor, 'schedule': 'step'} for factor in (
+        -1., 0., float('nan'), float('inf')))])
 def test_values_that_cannot_work_are_named(values):
   bad = base()
   bad.update(values)
   with pytest.raises(ConfigError, match=f'{next(iter(values))}'):
     config.check(bad)
   config.check(base())
+
+
+def test_what_the_schedule_does_not_use_is_not_asked_of_it():
+  good = base()
+  good.update({'step_epochs': (), 'step_factor': 0.})
+  config.check(good)
+  good.update({'step_epochs': (2, 3.5), 'step_factor': 2., 'schedule': 'step'})
+  config.check(good)
 
 
 def test_a_configuration_that_lacks_a_key_is_told_which():

@@ -109,3 +109,12 @@ def test_unknown_names_list_the_valid_ones(name):
   config[name] = 'sdg'
   with pytest.raises(ConfigError, match='adamw' if name == 'optimizer' else 'cosine'):
     optimizer.make_optimizer(config, 1)
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'cosine', 'step'])
+def test_a_warm_up_that_rounds_to_all_steps_is_told(schedule):
+  config = _config(warmup_epochs=9.99)
+  config.schedule = schedule
+  with pytest.raises(ConfigError, match='warmup_epochs is 9.99.*epochs=10.*warmup_epochs=1[.]'):
+    optimizer.make_schedule(config, 2)
+  optimizer.make_schedule(config, 100)

@@ -41,6 +41,55 @@ def test_a_damaged_configuration_is_not_taken_for_a_new_run(config, tmp_path):
     _enter(tmp_path / 'run', config)
 
 
+@pytest.mark.parametrize('content', [b'7', b'[]', b'"\xff"', b'[' * 10**5, b''])
+def test_whatever_damage_the_configuration_has(config, tmp_path, content):
+  _enter(tmp_path / 'run', config)
+  (tmp_path / 'run' / 'config.json').write_bytes(content)
+  for use in (lambda path: _enter(path, config), workdir.config_of):
+    with pytest.raises(WorkdirError, match='config.json is damaged.*--workdir'):
+      use(tmp_path / 'run')
+  assert workdir.fresh(tmp_path, 'run', config).name == 'run-2'
+
+
+def test_a_reader_says_what_it_needs_of_a_configuration(config, tmp_path):
+  _enter(tmp_path / 'run', config)
+  assert workdir.config_of(tmp_path / 'run', 'epochs')['epochs'] == 3
+  for damaged, words in (('{"epochs": "3"}', "epochs is '3'"), ('{}', 'epochs is None')):
+    (tmp_path / 'run' / 'config.json').write_text(damaged)
+    with pytest.raises(WorkdirError, match=words):
+      workdir.config_of(tmp_path / 'run', 'epochs')
+  with pytest.raises(WorkdirError, match='holds no run'):
+    workdir.config_of(tmp_path / 'run' / 'config.json', 'epochs')
+
+
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'curves.png', '.lock', 'config.json.new'])
+def test_links_are_not_followed(config, tmp_path, name):
+  run, other = tmp_path / 'run', tmp_path / 'thesis'
+  other.write_text('years of work')
+  run.mkdir()
+  if name == 'config.json.new':  # It goes, as what a kill left does.
+    (run / name).symlink_to(other)
+    _enter(run, config)
+    assert not (run / 'config.json').is_symlink()
+  else:
+    _enter(run, config)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(other)
+    with pytest.raises(WorkdirError, match=f'{name} is a symbolic link.*mv {run}/{name} '):
+      _enter(run, config)
+  assert other.read_text() == 'years of work'
+
+
+@pytest.mark.parametrize('name, make, words', [
+    ('curves.png', 'mkdir', 'is a directory'), ('metrics.jsonl', 'mkdir', 'is a directory'),
+    ('checkpoints', 'touch', 'is no directory'), ('probes', 'touch', 'is no directory')])
+def test_what_stands_in_the_way_is_told_before_training(config, tmp_path, name, make, words):
+  _enter(tmp_path, config)
+  getattr(tmp_path / name, make)()
+  with pytest.raises(WorkdirError, match=f'{name} {words}.*mv {tmp_path}/{name} '):
+    _enter(tmp_path, config)
+
+
 def test_a_kill_before_the_configuration_was_there_leaves_a_usable_directory(config, tmp_path):
   (tmp_path / '.lock').touch()
   (tmp_path / 'config.json.new').write_text('{"se')
