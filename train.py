@@ -8,8 +8,6 @@ The same command goes on with a run that was interrupted.
 """
 import pathlib
 
-from absl import app
-
 from bioprop.bench import pictures, plots
 from bioprop.training import cli, distributed, run
 
@@ -28,4 +26,4 @@ def main(argv):
 
 if __name__ == '__main__':
   cli.define_flags(pathlib.Path(__file__).parent / 'configs' / 'digits_mlp.py')
-  app.run(main, flags_parser=cli.parse)
+  cli.start(main, cli.TRAIN)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from bioprop.bench import sweep
 from bioprop.errors import ConfigError
@@ -107,4 +107,4 @@ def _cell(seeds):
 if __name__ == '__main__':
   sweep.define_flags()
   flags.DEFINE_integer('epochs', 1, 'Epochs of each run.', lower_bound=1)
-  app.run(main)
+  cli.start(main, cli.Program(cli.TRAIN.configs, rules=True))

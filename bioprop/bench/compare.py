@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from bioprop import data
 from bioprop.bench import plots
@@ -76,4 +76,4 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  cli.start(main)

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 
 from bioprop import theory
 from bioprop.bench import fixed_point
+from bioprop.training import cli
 
 _ITERATIONS = 20
 
@@ -69,8 +70,7 @@ def define_flags() -> None:
 
 def main(argv):
   """Prints the times."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}.')
+  del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)
   f = flags.FLAGS
   if 2 * f.directions > f.steps * f.samples:
@@ -93,4 +93,4 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  cli.start(main, cli.Program(rules=True, arguments=False))

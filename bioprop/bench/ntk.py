@@ -36,6 +36,7 @@ from bioprop import measure
 from bioprop.models import MLP
 from bioprop.plug.linen import wrap
 from bioprop.probes.jacobian import jacobians
+from bioprop.training import cli
 
 CASES = {'mlp': (128, 512), 'cnn': (64,)}  # Samples, by network.
 _HIDDEN = {'mlp': (1024, 1024, 1024)}
@@ -137,7 +138,7 @@ def _timer(call):
 
 def define_flags() -> None:
   """Defines --networks, --json, --rounds, --implementation, --peer."""
-  flags.DEFINE_list('networks', list(CASES), f'Of {", ".join(CASES)}.')
+  flags.DEFINE_list('networks', list(CASES), 'Networks to measure.')
   flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
   flags.DEFINE_integer('rounds', 5, 'Rounds of each case.', lower_bound=1)
   flags.DEFINE_integer('implementation', 3, 'Of neural-tangents.', 1, 3)
@@ -146,8 +147,7 @@ def define_flags() -> None:
 
 def main(argv):
   """Prints a table, and writes the rows as JSON where asked to."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}.')
+  del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)
   for name in flags.FLAGS.networks:
     if name not in CASES:
@@ -171,4 +171,4 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  cli.start(main, cli.Program(arguments=False))

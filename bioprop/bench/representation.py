@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from absl import app, logging
+from absl import logging
 
 from bioprop import measure
 from bioprop.errors import WorkdirError
@@ -107,4 +107,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.start(main)

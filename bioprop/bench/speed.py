@@ -20,6 +20,7 @@ from absl import app, flags, logging
 
 from bioprop.bench import epochs, nnx_steps, probed, steps
 from bioprop.rules import RULES
+from bioprop.training import cli
 
 CASES = {**steps.CASES, **nnx_steps.CASES}
 
@@ -90,8 +91,8 @@ def _check(name, given, valid):
 
 def define_flags() -> None:
   """Defines --models, --rules, --json, --rounds, --seconds, --probes, --loop."""
-  flags.DEFINE_list('models', list(CASES), f'Models to time: {", ".join(CASES)}.')
-  flags.DEFINE_list('rules', list(RULES), f'Rules to time: {", ".join(RULES)}.')
+  flags.DEFINE_list('models', list(CASES), 'Models to time; without: all.')
+  flags.DEFINE_list('rules', list(RULES), 'Rules to time; without: all.')
   flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
   flags.DEFINE_integer('rounds', 15, 'Rounds of each model.', lower_bound=1)
   flags.DEFINE_float('seconds', 0.5, 'Time of the plain step in one round.', 0.0)
@@ -101,8 +102,7 @@ def define_flags() -> None:
 
 def main(argv):
   """Prints a table for each model, and writes all rows as JSON where asked to."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}.')
+  del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)  # app.run raises it, and jax tells of absent backends.
   _check('models', flags.FLAGS.models, CASES)
   _check('rules', flags.FLAGS.rules, RULES)
@@ -129,4 +129,4 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
-  app.run(main)
+  cli.start(main, cli.Program(rules=True, arguments=False))

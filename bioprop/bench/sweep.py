@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from bioprop.errors import ConfigError, DivergedError
 from bioprop.rules import make
@@ -261,4 +261,4 @@ def main(argv):
 if __name__ == '__main__':
   define_flags()
   flags.DEFINE_enum('metric', 'test_accuracy', METRICS, 'What the table shows.')
-  app.run(main)
+  cli.start(main, cli.Program(cli.TRAIN.configs, rules=True))

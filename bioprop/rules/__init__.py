@@ -66,7 +66,7 @@ def make(name: str, **options) -> AnyRule:
 
 
 def _guess(word, words):
-  close = difflib.get_close_matches(str(word), words, n=1)
+  close = difflib.get_close_matches(str(word).lower(), words, n=1)
   return f' Did you mean {close[0]!r}?' if close else ''
 
 

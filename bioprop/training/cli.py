@@ -1,6 +1,6 @@
 """The command line: flags, their errors, and how a run ends. Every mistake is one paragraph."""
 import contextlib
-import difflib
+import functools
 import os
 import pathlib
 import re
@@ -14,56 +14,78 @@ from ml_collections import config_flags
 
 from bioprop.errors import BiopropError, LostProcessError
 from bioprop.training import config as config_lib
-from bioprop.training import distributed, workdir
+from bioprop.training import distributed, usage, workdir
 
 _RUNS = 'runs'
 
 
 class Program(NamedTuple):
-  """What the mistakes of a command line are told by.
+  """What a program takes, which its help and the mistakes of a command line are told by.
 
   Attributes:
-    flags: its flags, as text.
-    example: a configuration to type.
-    base: makes a configuration with all keys that there are.
+    configs: pattern of the names of its configurations in configs/; '': it takes none.
+    rules: whether it takes rules.
+    arguments: whether it takes anything but flags.
+    example: a configuration to type, where there is a --config.
+    base: makes a configuration with all keys that there are; None: there is no --config.
     check: raises ConfigError for a configuration of something else.
   """
-  flags: str
-  example: str
-  base: Callable[[], ml_collections.ConfigDict]
-  check: Callable[[ml_collections.ConfigDict], None]
+  configs: str = ''
+  rules: bool = False
+  arguments: bool = True
+  example: str = ''
+  base: Callable[[], ml_collections.ConfigDict] | None = None
+  check: Callable[[ml_collections.ConfigDict], None] = config_lib.check_kind
 
 
-TRAIN = Program('--config, --config.<name>, --workdir and --data_dir', 'configs/mnist_lenet.py',
-                config_lib.base, config_lib.check_kind)
+TRAIN = Program('(?!theory_)', rules=True, arguments=False, example='configs/mnist_lenet.py',
+                base=config_lib.base)
+PLAIN = Program()
+
+
+def start(main: Callable[[list[str]], None], program: Program = PLAIN) -> None:
+  """Runs a program, whose flags are defined, as `absl.app.run` does."""
+  def told(argv):
+    try:
+      main(argv)
+    except app.UsageError as error:
+      raise _ending(str(error)) from error
+
+  app.run(told, flags_parser=functools.partial(parse, program=program))
 
 
 def define_flags(default_config: str | os.PathLike) -> None:
   """Defines --config, --workdir and --data_dir."""
   with _told(sys.argv, TRAIN):  # Reads the overrides at once, where no --config comes first.
     config_flags.DEFINE_config_file(
-        'config', str(default_config), 'File of the experiment; --config.<name>=<value> overrides.')
-  flags.DEFINE_string(
-      'workdir', None, f'Directory of the run; one that holds a run with the same configuration '
-      f'goes on with it. Default: {_RUNS}/<config>-<rule>-seed<seed>, numbered from 2 on if that '
-      'run is finished or differs.')
+        'config', str(default_config), 'The experiment; --config.<name>=<value> changes it.')
+  flags.DEFINE_string('workdir', None, f'Where the run is, or goes on; without: {_RUNS}/<config>-'
+                      '<rule>-seed<seed>, or the next free one.')
   flags.DEFINE_string('data_dir', None, 'Folder of prepared datasets (TFDS).')
 
 
 def parse(argv: Sequence[str], program: Program = TRAIN) -> list[str]:
-  """Parses the command line for `absl.app.run`; a mistake ends the program with status 1."""
+  """Parses the command line for `absl.app.run`; a mistake ends the program with status 1.
+
+  --help prints the program's docstring, flags, configurations and rules, and ends it.
+  """
   app.define_help_flags()
+  if usage.is_asked(argv[1:]):
+    settings = program.base() if program.base else None
+    print(usage.text(sys.modules['__main__'].__doc__, program.configs, program.rules, settings))
+    sys.exit(0)
   with _told(argv, program):
     rest = flags.FLAGS(argv)
-    config = flags.FLAGS.config
+    config = flags.FLAGS.config if program.base else None
     _ = config and config.keys()  # A file that could not be loaded is reported when it is used.
-  if config is None:
-    raise _ending(f'there is no configuration. Type for instance --config={program.example}.')
-  with reported():
-    program.check(config)
-  if rest[1:]:
-    raise _ending(f'there is no use for {" ".join(rest[1:])!r}: everything is a flag, as in '
-                  '--config=...')
+  if program.base:
+    if config is None:
+      raise _ending(f'there is no configuration. Type for instance --config={program.example}.')
+    with reported():
+      program.check(config)
+  if rest[1:] and not program.arguments:
+    raise _ending(f'there is no use for {" ".join(rest[1:])!r}: everything is a flag. '
+                  f'{_flag_names(program)}')
   return rest
 
 
@@ -108,7 +130,8 @@ def _told(argv, program):
   try:
     yield
   except flags.UnrecognizedFlagError as error:
-    raise _ending(f'there is no flag --{error.flagname}. The flags are {program.flags}.') from error
+    raise _ending(f'there is no flag --{error.flagname}.{_guess(error.flagname, argv, program)} '
+                  f'{_flag_names(program)}') from error
   except flags.Error as error:
     raise _ending(str(error)) from error
   except OSError:
@@ -117,10 +140,29 @@ def _told(argv, program):
   except Exception as error:  # An unknown key, or whatever a file of the user's raises.
     names = [match[1] for match in (re.match(r'--?(?:no)?config\.([^=]+)', arg) for arg in argv)
              if match]
-    unknown = (_unknown_key(name, program.base()) for name in names)
+    unknown = (_unknown_key(name, program.base()) for name in names if program.base)
     raise _ending(next(filter(None, unknown),
                        f'the configuration {file} cannot be loaded: {type(error).__name__}: '
                        f'{error}')) from error
+
+
+def _guess(name, argv, program):
+  """' Did you mean --config.rule=dfa?' for --rule=dfa and the like, '' if nothing is near."""
+  names = [flag.name for flag in usage.own()]
+  if program.base:
+    names += [f'config.{key}' for key in program.base()]
+  by_end = {known.removeprefix('config.'): known for known in names}
+  close = config_lib.nearest(name, by_end)
+  value = next((f'={arg.split("=", 1)[1]}' for arg in argv
+                if re.match(f'--?{re.escape(name)}=', arg)), '')
+  return f' Did you mean --{by_end[close]}{value}?' if close else ''
+
+
+def _flag_names(program):
+  *names, last = [f'--{flag.name}' for flag in usage.own()] or ['--help']
+  if program.base:
+    names.insert(1, '--config.<name>')
+  return f'The flags are {", ".join(names)}{" and " if names else ""}{last}; --help says more.'
 
 
 def _unknown_key(name, node):
@@ -130,8 +172,8 @@ def _unknown_key(name, node):
     if not isinstance(node, ml_collections.ConfigDict):
       return f'there is no --{prefix}.{part}: {prefix} is one value, set by --{prefix}=...'
     if part not in node:
-      close = difflib.get_close_matches(part, list(node), n=1)
-      guess = f' Did you mean --{prefix}.{close[0]}?' if close else ''
+      close = config_lib.nearest(part, node)
+      guess = f' Did you mean --{prefix}.{close}?' if close else ''
       return f'there is no --{prefix}.{part}.{guess} Valid under {prefix}: {", ".join(node)}.'
     node, prefix = node[part], f'{prefix}.{part}'
   return None
@@ -139,4 +181,6 @@ def _unknown_key(name, node):
 
 def _ending(message):
   """Status 1, and the message as one paragraph, whatever line breaks it came with."""
-  return SystemExit(f'{pathlib.Path(sys.argv[0]).name}: {" ".join(message.split())}')
+  path = pathlib.Path(sys.argv[0])
+  name = path.parent.name if path.stem == '__main__' else path.name
+  return SystemExit(f'{name}: {" ".join(message.split())}')

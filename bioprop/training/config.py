@@ -117,12 +117,20 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.examples is not None and config.examples < 1:
     raise ConfigError(f'config.examples is {config.examples}, and must be at least 1, or None for '
                       'all examples that are not held out for validation.')
-  if config.clip_norm is not None and not (_is_finite(config.clip_norm) and config.clip_norm > 0):
-    raise _impossible('clip_norm', config, 'a finite number, more than 0, or None for no clipping', 1)
+  clip = config.clip_norm
+  if clip is not None and not (_is_finite(clip) and clip > 0):
+    raise _impossible('clip_norm', config, 'a finite number above 0, or None for no clipping', 1)
   if config.warmup_epochs >= config.epochs:
     raise too_long_a_warmup(config)
   if config.schedule == 'step':
     _check_steps(config)
+
+
+def nearest(word: typing.Any, words: collections.abc.Iterable[str]) -> str | None:
+  """Returns which of the words was most likely meant, in whatever case; None if none is near."""
+  lower = {known.lower(): known for known in words}
+  close = difflib.get_close_matches(str(word).lower(), lower, n=1)
+  return lower[close[0]] if close else None
 
 
 def too_long_a_warmup(config: ml_collections.ConfigDict) -> ConfigError:
@@ -145,9 +153,9 @@ def chosen(options: ml_collections.ConfigDict) -> dict[str, typing.Any]:
 
 def unknown(name: str, value: typing.Any, valid: collections.abc.Iterable[str]) -> ConfigError:
   """Returns the error for a value of config.<name> that does not exist."""
-  close = difflib.get_close_matches(str(value), list(valid), n=1)
-  guess = f' Did you mean {close[0]!r}?' if close else ''
-  example = close[0] if close else next(iter(valid))
+  close = nearest(value, valid)
+  guess = f' Did you mean {close!r}?' if close else ''
+  example = close or next(iter(valid))
   return ConfigError(f'there is no {name} {value!r}.{guess} Valid: {", ".join(valid)}. '
                      f'Type for instance --config.{name}={example}.')
 

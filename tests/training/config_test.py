@@ -47,7 +47,8 @@ def test_the_names_that_are_checked_are_those_that_can_be_made():
     {'clip_norm': 1e39},
     {'steps_per_call': 0}, {'examples': 0}, {'examples': -5}, {'warmup_epochs': 10.}, {'seed': -1},
     *({name: float('inf')} for name in ('learning_rate', 'momentum', 'weight_decay')),
-    {'seed': 2**32}, {'epochs': 10**20}, {'learning_rate': 1e39}, {'momentum': 2.}, {'momentum': 1.},
+    {'seed': 2**32}, {'epochs': 10**20}, {'learning_rate': 1e39},
+    {'momentum': 2.}, {'momentum': 1.},
     *({'step_epochs': epochs, 'schedule': 'step'} for epochs in (
         (), (-1,), (0,), ('a',), (True,), (float('nan'),), (5, 3), (3, 3))),
     *({'step_factor': factor, 'schedule': 'step'} for factor in (

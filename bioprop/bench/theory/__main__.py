@@ -9,7 +9,7 @@ runs/<name of the configuration>. Results that are there are not overwritten unl
 import functools
 import pathlib
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from bioprop.bench.theory import config as config_lib
@@ -19,8 +19,9 @@ from bioprop.errors import WorkdirError
 from bioprop.training import cli
 
 _TABLE = 'claims.md'
-_PROGRAM = cli.Program('--config, --config.<name>, --out and --overwrite', 'configs/theory_fa.py',
-                       functools.partial(config_lib.base, 'dynamics'), config_lib.check)
+_PROGRAM = cli.Program(
+    'theory_', arguments=False, example='configs/theory_fa.py',
+    base=functools.partial(config_lib.base, 'dynamics'), check=config_lib.check)
 
 
 def main(argv):
@@ -48,4 +49,4 @@ if __name__ == '__main__':
   config_flags.DEFINE_config_file('config', None, 'File of the experiment, configs/theory_*.py.')
   flags.DEFINE_string('out', None, 'Directory for figures and table.')
   flags.DEFINE_bool('overwrite', False, 'Replace results that are there.')
-  app.run(main, flags_parser=functools.partial(cli.parse, program=_PROGRAM))
+  cli.start(main, _PROGRAM)
