@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bioprop.errors import WorkdirError
 from bioprop.training import files, metrics
@@ -55,6 +56,7 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
       value = final[f'test_{quantity}']
       axes.axhline(value, color='gray', linestyle=':', label=f'test {value:.4g}')
     axes.set(xlabel='epoch', ylabel=quantity)
+    _count_epochs(axes, [record['epoch'] for record in epochs])
     axes.legend()
   figure.suptitle(pathlib.Path(workdir).name)
   save(figure, path)
@@ -75,17 +77,31 @@ def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
   """
   figure = Figure(figsize=(8, 4), layout='constrained')
   axes = figure.subplots()
-  for workdir in workdirs:
+  names = [pathlib.Path(workdir).name for workdir in workdirs]
+  seen, unheld = [], []  # All epochs, and the runs without validation.
+  for name, workdir in zip(names, workdirs):
     records = [record for record in metrics.read(workdir) if 'epoch' in record]
     points = [(record['epoch'], record.get('validation_loss', record['train_loss']))
               for record in records]
+    seen += [epoch for epoch, _ in points]
+    if any('validation_loss' not in record for record in records):
+      unheld.append(name)
     # A run of one epoch is a point, which a line does not show.
     axes.plot([epoch for epoch, _ in points], [loss for _, loss in points],
-              label=pathlib.Path(workdir).name, marker='.' if len(points) < 20 else '')
+              label=name, marker='.' if len(points) < 20 else '')
   for (name, value), style in zip(lines.items(), (':', '--', '-.') * len(lines)):
     axes.axhline(value, color='gray', linestyle=style, label=f'{name} {value:.4g}')
-  axes.set(xlabel='epoch', ylabel='loss')
+  also = f'\n(training loss: {", ".join(unheld)})' if unheld else ''
+  axes.set(xlabel='epoch', ylabel='training loss' if unheld == names else f'validation loss{also}')
+  _count_epochs(axes, seen)
   axes.relim()  # A line across is no data yet to the limits: it would lie on the frame.
   axes.autoscale_view()
   figure.legend(loc='outside right upper')
   save(figure, path)
+
+
+def _count_epochs(axes, epochs):
+  """Whole epochs on the axis; around a single one, which has no extent, room for a whole one."""
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  if len(set(epochs)) == 1:
+    axes.set_xlim(epochs[0] - 1, epochs[0] + 1)

@@ -27,7 +27,7 @@ from absl import flags, logging
 
 from bioprop.errors import ConfigError, DivergedError
 from bioprop.rules import make
-from bioprop.training import cli, files, metrics, run, workdir
+from bioprop.training import cli, files, metrics, run, usage, workdir
 from bioprop.training import config as config_lib
 
 METRICS = ('test_accuracy', 'test_error', 'test_loss')
@@ -135,8 +135,7 @@ def load(name: str) -> ml_collections.ConfigDict:
   try:
     return runpy.run_path(file)['get_config'](*argument)
   except FileNotFoundError:
-    raise ConfigError(f'there is no configuration {file}. Type for instance '
-                      'configs/digits_mlp.py.') from None
+    raise ConfigError(usage.no_configuration(file)) from None
   except Exception as error:  # Whatever a file of the user's raises.
     raise ConfigError(f'the configuration {name} cannot be loaded: {type(error).__name__}: '
                       f'{error}') from error

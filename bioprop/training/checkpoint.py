@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from bioprop.errors import CheckpointError, WorkdirError
-from bioprop.training import distributed, mesh
+from bioprop.training import distributed, interrupts, mesh
 from bioprop.training.state import State
 
 
@@ -59,8 +59,9 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
             max_to_keep=self._keep, save_root_metadata=False, create=False,
             multiprocessing_options=_alone()))
-      self._manager.save(epoch, args=ocp.args.Composite(
-          state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({'sha256': digest(tree)})))
+      with interrupts.deferred():  # orbax would log a traceback.
+        self._manager.save(epoch, args=ocp.args.Composite(
+            state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({'sha256': digest(tree)})))
     except OSError as error:
       raise self._unwritten(error) from error
 
@@ -76,13 +77,15 @@ class Checkpoints:
     """Waits for what this process writes, and ends the writing thread."""
     if self._manager is not None:
       self._wait()
-      self._manager.close()
+      with interrupts.deferred():
+        self._manager.close()
       self._manager = None
 
   def _wait(self):
     if self._manager is not None:
       try:
-        self._manager.wait_until_finished()
+        with interrupts.deferred():
+          self._manager.wait_until_finished()
       except OSError as error:
         raise self._unwritten(error) from error
 

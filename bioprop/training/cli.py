@@ -135,8 +135,7 @@ def _told(argv, program):
   except flags.Error as error:
     raise _ending(str(error)) from error
   except OSError:
-    raise _ending(f'there is no configuration {file}. Type for instance '
-                  f'--config={program.example}.') from None
+    raise _ending(usage.no_configuration(file, '--config=')) from None
   except Exception as error:  # An unknown key, or whatever a file of the user's raises.
     names = [match[1] for match in (re.match(r'--?(?:no)?config\.([^=]+)', arg) for arg in argv)
              if match]

@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from bioprop.rules import RULES
+from bioprop.training.config import nearest
 
 _WIDTH, _LONG = 100, 30
 _ASKS = {f'{dashes}{word}' for dashes in ('-', '--') for word in ('h', 'help', 'helpshort')}
@@ -38,6 +39,21 @@ def own() -> list[flags.Flag]:
 def configurations(pattern: str) -> list[pathlib.Path]:
   """Returns the files of configs/ whose name matches, none where only the package is there."""
   return sorted(path for path in FOLDER.glob('*.py') if re.match(pattern, path.name))
+
+
+def no_configuration(file: str, flag: str = '') -> str:
+  """Returns what to say of a configuration's file that is not there, with one that is.
+
+  Args:
+    file: as it was typed.
+    flag: what to type before a file, '--config='.
+  """
+  there = {path.name: path for path in configurations('')}
+  near = nearest(pathlib.Path(file).name, there) or 'digits_mlp.py'
+  where = '' if pathlib.Path(file).is_absolute() else f', seen from {pathlib.Path.cwd()}'
+  what = (f'Type for instance {flag}{shown(there[near])}.' if near in there else
+          'Give a file with a get_config(), such as those of configs/ beside the source.')
+  return f'there is no configuration {file}{where}. {what}'
 
 
 def shown(path: str | os.PathLike) -> str:

@@ -123,10 +123,14 @@ def _enter(path, wanted, stack):
   if present is None:
     _refuse_foreign(path)
   elif other := _differences(present, wanted):
+    longer = shlex.quote(f'{path}-{wanted["epochs"]}')
     raise WorkdirError(
         f'{path} holds a run of another configuration, which is left as it is: '
-        f'{"; ".join(other)}. Give the same values to go on with it, or '
-        'train in another --workdir.')
+        f'{"; ".join(other)}. ' + (
+            'A run cannot be made longer or shorter: its learning rates were those of a run of so '
+            f'many epochs. Train it from its start in another directory: --workdir={longer}'
+            if [line.split()[0] for line in other] == ['epochs'] else
+            'Give the same values to go on with it, or train in another --workdir.'))
   _refuse_unwritable(path)
   path.mkdir(parents=True, exist_ok=True)
   stack.enter_context(_locked(path))

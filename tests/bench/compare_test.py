@@ -68,6 +68,54 @@ def test_the_figure_has_a_curve_for_each_run_and_a_line_for_each_entropy(tmp_pat
                    'unigram entropy 3': ([0, 1], [3, 3])}
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+  """The figures that are drawn."""
+  figures = []
+
+  class Seen(plots.Figure):
+
+    def savefig(self, *args, **kwargs):
+      figures.append(self)
+
+  monkeypatch.setattr(plots, 'Figure', Seen)
+  return figures
+
+
+def test_the_axis_says_which_losses_these_are(tmp_path, drawn):
+  """Validation, training, or both."""
+  one, other = _run(tmp_path / 'one', 2), _run(tmp_path / 'other', 3, validation=False)
+  for runs, words in (([one], 'validation loss'), ([other], 'training loss'),
+                      ([one, other], 'validation loss\n(training loss: other)')):
+    plots.losses(runs, tmp_path / 'losses.png', {})
+    assert drawn[-1].axes[0].get_ylabel() == words
+
+
+def test_epochs_are_whole_on_the_axis_and_one_is_not_stretched(tmp_path, drawn):
+  """One, and a few."""
+  for epochs, limits in ((1, (0, 2)), (3, None)):
+    run = _run(tmp_path / str(epochs), epochs)
+    plots.curves(run, tmp_path / 'curves.png')
+    plots.losses([run], tmp_path / 'losses.png', {})
+    for axes in drawn[-2].axes + drawn[-1].axes:
+      assert limits in (None, axes.get_xlim())
+      assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_figure_that_cannot_be_written(tmp_path):
+  """Of no known format, and where nothing can be written; a link is replaced, not followed."""
+  run = _run(tmp_path / 'run', 1)
+  for name, words in (('losses.doc', 'Valid: .*png'), ('no/losses.png', 'No such file')):
+    with pytest.raises(WorkdirError, match=words):
+      plots.losses([run], tmp_path / name, {})
+  (tmp_path / 'thesis').write_text('years of work')
+  for name in ('losses.png', 'losses.png.new'):
+    (tmp_path / name).symlink_to(tmp_path / 'thesis')
+  plots.losses([run], tmp_path / 'losses.png', {})
+  assert (tmp_path / 'thesis').read_text() == 'years of work'
+  assert (tmp_path / 'losses.png').read_bytes().startswith(b'\x89PNG')
+
+
 def test_a_directory_without_a_run_is_one_paragraph(tmp_path, monkeypatch):
   """And so is no directory."""
   with pytest.raises(WorkdirError, match='holds no run.*--workdir'):

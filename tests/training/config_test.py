@@ -69,6 +69,12 @@ def test_what_the_schedule_does_not_use_is_not_asked_of_it():
   config.check(good)
 
 
+def test_names_are_guessed_in_any_case():
+  assert config.nearest('SGD', config.CHOICES['optimizer']) == 'sgd'
+  assert config.nearest('adamW', ('sgd', 'AdamW')) == 'AdamW'
+  assert config.nearest(None, ('sgd',)) is None
+
+
 def test_a_configuration_that_lacks_a_key_is_told_which():
   bad = base()
   del bad.keep

@@ -107,6 +107,16 @@ def test_an_error_in_the_run_is_not_taken_for_one_of_the_directory(config, tmp_p
     raise OSError('mine')
 
 
+def test_a_run_cannot_be_made_longer_and_the_line_to_type_is_told(config, tmp_path):
+  _enter(tmp_path / 'run', config)
+  config.epochs = 7
+  with pytest.raises(WorkdirError, match=f'epochs is 3 there and 7 .*--workdir={tmp_path}/run-7$'):
+    _enter(tmp_path / 'run', config)
+  config.seed = 1
+  with pytest.raises(WorkdirError, match='Give the same values'):
+    _enter(tmp_path / 'run', config)
+
+
 def test_differences_go_key_by_key():
   old = {'a': 1, 'b': {'c': 2, 'd': 3}, 'gone': 1}
   assert workdir.differences(old, {'a': 1, 'b': {'c': 2, 'd': 4}, 'new': None, 'gone': 1}) == [
