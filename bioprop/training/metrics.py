@@ -9,7 +9,7 @@ from typing import Any
 import tensorboardX
 
 from bioprop.errors import WorkdirError
-from bioprop.training import files
+from bioprop.training import files, interrupts
 
 NAME = 'metrics.jsonl'
 # Numbers that every line has, of an epoch and of the final result.
@@ -52,17 +52,21 @@ class MetricsLog:
         os.fsync(file.fileno())
     except OSError as error:
       raise _unwritten(self._path, error) from error
-    self.draw({name: value for name, value in record.items() if isinstance(value, float)}, step)
-    self._board.flush()
+    # Interrupted while it waits for its queue, the queue would never be empty again.
+    with interrupts.deferred():
+      self.draw({name: value for name, value in record.items() if isinstance(value, float)}, step)
+      self._board.flush()
 
   def draw(self, scalars: dict[str, float], step: int) -> None:
     """Gives numbers to TensorBoard alone."""
-    for name, value in scalars.items():
-      self._board.add_scalar(name, value, step)
+    with interrupts.deferred():
+      for name, value in scalars.items():
+        self._board.add_scalar(name, value, step)
 
   def close(self) -> None:
     """Ends the TensorBoard events."""
-    self._board.close()
+    with interrupts.deferred():
+      self._board.close()
 
   def _cut(self, epoch):
     lines = _lines(self._path)

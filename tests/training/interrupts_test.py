@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from bioprop.training import metrics
 from bioprop.training.checkpoint import Checkpoints
 from bioprop.training.interrupts import deferred
 
@@ -49,6 +50,20 @@ def test_elsewhere_nothing_is_changed():
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   work()
   assert seen == [signal.default_int_handler, signal.SIG_IGN]
+
+
+def test_tensorboard_is_not_interrupted(tmp_path, monkeypatch):
+  log, steps = metrics.MetricsLog(tmp_path, 0, 0), []
+
+  def flush():
+    signal.raise_signal(signal.SIGINT)
+    steps.append('flushed')
+
+  monkeypatch.setattr(log._board, 'flush', flush)
+  with pytest.raises(KeyboardInterrupt):
+    log.write({'epoch': 1, 'train_loss': 1.0}, 1)
+  log.close()
+  assert steps == ['flushed']
 
 
 @pytest.mark.parametrize('name', ['save', 'wait_until_finished', 'close'])
