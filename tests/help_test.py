@@ -9,6 +9,7 @@ from bioprop.rules import RULES
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLAGS = {
     'train.py': ['config', 'data_dir', 'workdir'],
+    'accuracy': ['activation', 'copies', 'depths', 'keys', 'networks', 'rules', 'width'],
     'align_score': ['data_dir', 'epochs', 'rules', 'seeds'],
     'compare': ['out'],
     'dmft': ['copies', 'depth', 'directions', 'rules', 'samples', 'steps'],
