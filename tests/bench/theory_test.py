@@ -132,7 +132,7 @@ def test_mistakes_are_one_paragraph(python, flags, words):
 def test_figure_1():
   """The rules' order before and after training (equations.md, A7), at a quarter of the width."""
   config = _config('theory_figure1')
-  config.widths, config.seeds, config.replicas, config.close = (2000,), 3, 3, 0.07
+  config.widths, config.seeds, config.replicas, config.close = (2000,), 3, 4, 0.07
   claims = {one.name: one for one in run(config)}
   for name in ('alignment_start', 'alignment_end', 'signals'):
     assert claims[name].agrees, claims[name]
