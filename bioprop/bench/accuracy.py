@@ -3,7 +3,7 @@ r"""How the error of mean-field theory falls with copies of a neuron, down to th
     python -m bioprop.bench.accuracy [--rules=bp,fa] [--depths=1,2,3,4] [--copies=250,1000,4000]
         [--activation=scaled_relu] [--width=1000] [--networks=8] [--keys=4]
 
-Four samples in eight dimensions, learning rate .05, 30 times, gamma_0 = 1 (hebb .1, fa, dfa 1.5).
+Four samples in eight dimensions, learning rate .05, 30 times, gamma_0 = 1 (hebb .05, fa, dfa 1.5).
 For each rule and depth: the root mean square over keys of the relative distance of the eNTK from
 that of four times as many copies as the most in eight replicas; the slope of its logarithm (-.5 is
 the root of copies); how far the mean of the networks' eNTKs is from that, and its standard error.
@@ -18,7 +18,7 @@ from bioprop.bench import wide
 from bioprop.bench.theory.dynamics import ACTIVATIONS
 from bioprop.training import cli
 
-_GAMMA0 = {'hebb': 0.1, 'fa': 1.5, 'dfa': 1.5}
+_GAMMA0 = {'hebb': 0.05, 'fa': 1.5, 'dfa': 1.5}
 _RUN = {'learning_rate': 0.05, 'steps': 30}
 
 
