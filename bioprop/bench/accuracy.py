@@ -9,24 +9,18 @@ that of four times as many copies as the most in eight replicas; the slope of it
 the root of copies); how far the mean of the networks' eNTKs is from that, and its standard error.
 """
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
 from bioprop import theory
 from bioprop.bench import wide
+from bioprop.bench.dmft import data
 from bioprop.bench.theory.dynamics import ACTIVATIONS
 from bioprop.training import cli
 
 _GAMMA0 = {'hebb': 0.05, 'fa': 1.5, 'dfa': 1.5}
 _RUN = {'learning_rate': 0.05, 'steps': 30}
-
-
-def data() -> tuple[np.ndarray, np.ndarray]:
-  """Inputs [4, 8] of norm sqrt(8), and targets."""
-  x = np.random.RandomState(1).standard_normal((4, 8))
-  x *= np.sqrt(8) / np.linalg.norm(x, axis=1, keepdims=True)
-  return np.asarray(x, np.float32), np.asarray([1, -1, -1, 1], np.float32)
+_SIZE = 4, 8
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> float:
@@ -37,7 +31,7 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
 def errors(rule: str, depth: int, activation: str, copies: list[int], keys: int
            ) -> tuple[list[float], np.ndarray]:
   """The error with so many copies each, and the eNTK [T, P, P] of many more."""
-  x, y = data()
+  x, y = data(*_SIZE)
   phi = ACTIVATIONS.get(activation, (activation,) * 2)[0]
 
   def entk(samples: int, replicas: int, seed: int) -> np.ndarray:
@@ -54,10 +48,10 @@ def errors(rule: str, depth: int, activation: str, copies: list[int], keys: int
 
 def networks(rule: str, depth: int, activation: str, width: int, count: int) -> np.ndarray:
   """The eNTKs [count, T, P, P] of networks."""
-  x, y = data()
+  x, y = data(*_SIZE)
   phi = ACTIVATIONS.get(activation, (activation,) * 2)[1]
   return np.stack([wide.train(
-      rule, jnp.asarray(x), jnp.asarray(y), width=width, depth=depth, rho=_rho(rule), phi=phi,
+      rule, x, y, width=width, depth=depth, rho=_rho(rule), phi=phi,
       gamma0=_GAMMA0.get(rule, 1.0), seed=seed, **_RUN).entk for seed in range(count)])
 
 

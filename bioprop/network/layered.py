@@ -123,9 +123,7 @@ class Layered:
 
     Raises:
       UnsupportedLayerError: if a parameter meets data in a product where no rule can act.
-      ErrorShapeError: if a broadcast error would reach other samples than its own.
     """
-    self._check_samples()
     for meeting in self.traced.network.meetings:
       if not meeting.entered and meeting.refusable and not self.rule_for(meeting.path).exact:
         rule = type(self.rule_for(meeting.path)).__name__
@@ -169,7 +167,8 @@ class Layered:
 
   def init_feedback(self, params: Mapping[str, Array], draw: Draw,
                     key: Key) -> tuple[dict[str, Array], dict[Home, dict[str, Any]]]:
-    """See `bioprop.network.feedback.init_feedback`."""
+    """See `network.feedback.init_feedback`; ErrorShapeError if an error's samples are unknown."""
+    self._check_samples()
     error = self.output[1] if self.output else None
     return init_feedback(self.traced.network, lambda op: self.rules[op.number], params, draw, key,
                          error)

@@ -118,24 +118,19 @@ def solve_dmft(
         f'times and samples: take fewer of them (steps={max(2, steps // 2)}, '
         f'learning_rate={2 * learning_rate:g}), or fewer copies, samples={least}, or say '
         f'max_gib={math.ceil(needed(samples))}.')
+  each = (needed(2 * samples) - needed(samples)) / samples
+  most = min(_MOST, samples + math.floor((max_gib - needed(samples)) / each))
   scalar = functools.partial(jnp.asarray, dtype=x.dtype)
   setting = Setting(_root(x), (targets, masked), scalar(gamma0), scalar(learning_rate), scalar(rho))
   program = Program(rule, phi, depth, steps, samples, loss, ''.join(sorted(without)))
   key = jax.random.key(0) if key is None else key
-  if found:
-    each = (needed(2 * samples) - needed(samples)) / samples
-    most = min(_MOST, samples + math.floor((max_gib - needed(samples)) / each))
-    mean = search(program, setting, key, replicas, most, tolerance)
-  else:
-    mean = average(program, setting, key, replicas)
+  mean = (search(program, setting, key, replicas, most, tolerance) if found else
+          average(program, setting, key, replicas))
   if strict and mean.worst > tolerance:
     raise _inaccurate(mean, tolerance)
-  march = mean.march
   return Solution(
       rule=rule, gamma0=gamma0, rho=rho, learning_rate=learning_rate, trained=int(masked.sum()),
-      f=march.f, delta=march.delta, entk=mean.entk, phi=march.phi, g=march.g,
-      g_pseudo=march.g_pseudo, pseudo=march.pseudo, responses=march.responses, error=mean.error,
-      converged=mean.worst <= tolerance)
+      entk=mean.entk, error=mean.error, converged=mean.worst <= tolerance, **mean.march._asdict())
 
 
 def _inaccurate(mean: Average, tolerance: float) -> ConvergenceError:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import tqdm
@@ -140,6 +141,6 @@ def _moved(share, start, way):
 @jax.jit
 def _entk(found: March, kx: Array) -> Array:
   """K [T, P, P], the sum over layers of G~^{l+1} Phi^l at equal times."""
-  equal = lambda kernel: jax.numpy.diagonal(kernel, axis1=1, axis2=3).transpose(0, 3, 1, 2)
+  equal = lambda kernel: jnp.diagonal(kernel, axis1=1, axis2=3).transpose(0, 3, 1, 2)
   phi, pseudo = equal(found.phi), equal(found.g_pseudo)
-  return jax.numpy.sum(pseudo[1:] * phi[:-1], 0) + pseudo[0] * kx[None] + phi[-1]
+  return jnp.sum(pseudo[1:] * phi[:-1], 0) + pseudo[0] * kx[None] + phi[-1]

@@ -200,6 +200,22 @@ def test_whose_error_it_is_must_be_known(tools, name, rule):
     bioprop.transform(net, rule).init_feedback(jax.random.key(0), params, tools.draw(N, N))
 
 
+def test_describe_refuses_what_wrap_does(tools):
+  """It shows no feedback that there will not be."""
+
+  class Sums(nn.Module):
+    """A graph's nodes, and a readout of groups of them."""
+
+    @nn.compact
+    def __call__(self, x):
+      return Dense()(jax.ops.segment_sum(jnp.tanh(Dense()(x)), jnp.asarray([1, 0, 1, 0]), 2))
+
+  for refused in (lambda: bioprop.describe(Sums(), 'dfa', tools.draw(N, N)),
+                  lambda: bioprop.wrap(Sums(), 'dfa').init(jax.random.key(0), tools.draw(N, N))):
+    with pytest.raises(errors.ErrorShapeError, match="'Dense_1/kernel'.*'fa'"):
+      refused()
+
+
 class Block(nn.Module):
   """A residual layer, as the body of a scan."""
 
