@@ -37,7 +37,7 @@ def test_something_else_reads_it_first(tools, after):
 
 @pytest.mark.parametrize('after', [
     lambda h: nn.tanh(h.reshape((4, 2, 3))).reshape((4, 6)), lambda h: nn.tanh(h.T).T,
-    lambda h: nn.tanh(h[:, None])[:, 0], lambda h: nn.tanh(h.T.reshape((6, 2, 2)) * 1).sum(2).T])
+    lambda h: nn.tanh(h[:, None])[:, 0], lambda h: nn.tanh(h.T.reshape((2, 3, 4)) * 1).sum(0).T])
 def test_it_is_found_where_entries_are_moved(tools, after):
   """A reshape, a transpose and an axis of one keep them all."""
   assert note(after, tools.x).endswith('tanh')
