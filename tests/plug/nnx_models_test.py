@@ -310,7 +310,7 @@ def test_layers_that_look_at_all_parameters(norm):
   make = lambda: nnx.Sequential(
       nnx.Linear(6, 5, rngs=nnx.Rngs(0)), jnp.tanh,
       norm(nnx.Linear(5, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)))
-  model, plain = bioprop.install(make(), 'kp', nnx.Rngs(1)), make()
+  model, plain = bioprop.install(make(), 'kp', nnx.Rngs(1), X), make()
   run = nnx.jit(lambda model: model(X))
   for call in (lambda model: model(X), run):
     np.testing.assert_array_equal(call(model), call(plain))
