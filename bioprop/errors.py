@@ -45,6 +45,10 @@ class UnsupportedLayerError(BiopropError, ValueError):
   """A layer is used in a way in which a rule cannot act on it."""
 
 
+class RecurrenceError(BiopropError, ValueError):
+  """A rule of recurrent networks was given one in which it cannot act."""
+
+
 class OutputError(BiopropError, ValueError):
   """The model's output is not the one array whose error a rule could broadcast."""
 

@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.errors import FeedbackMissingError
+from bioprop.network.recurrence import Entries, own_entries
+from bioprop.network.truncation import chunked_scan, truncated_scan
 from bioprop.network.values import Frame, Kind, Node, Seen, SeenOp
 from bioprop.network.walk import Value, Walk, run_plain
 from bioprop.rules import Rule
 from bioprop.rules.credit import assign
+from bioprop.rules.tbptt import TruncatedBackprop
 from bioprop.typing import Array, Key
 
 Home = tuple[str, int]  # What feedback shaped like activities is kept by; see `homes`.
@@ -36,6 +39,8 @@ class Acting(Walk):
                error: jax.ShapeDtypeStruct | None = None, key: Key | None = None,
                phis: Mapping[int, Callable[[Array], Array]] | None = None,
                readouts: frozenset[int] = frozenset(), auxiliaries: frozenset[int] = frozenset(),
+               recurrent: Mapping[int, Entries] | None = None,
+               truncated: Mapping[int, TruncatedBackprop] | None = None,
                taps: Mapping[int, Array] | None = None):
     """Arguments are by the ops' numbers where they are mappings.
 
@@ -47,13 +52,15 @@ class Acting(Walk):
       error: shape and dtype of the error, None if no rule reads it.
       key: for rules that draw at each call, None if none does.
       phis: the nonlinearity after each op, for rules that need it.
-      readouts, auxiliaries: as in `Op`.
+      readouts, auxiliaries, recurrent: as in `Op`.
+      truncated: by the number of each loop whose errors are cut, how.
       taps: what is added to the outputs of chosen ops outside of loops.
     """
     self._rule_of, self._backed = rule_of, backed
     self._direct, self._homes = direct or {}, homes or {}
     self._error, self._key, self._phis = error, key, phis or {}
     self._readouts, self._auxiliaries, self._taps = readouts, auxiliaries, taps or {}
+    self._recurrent, self._truncated = recurrent or {}, truncated or {}
     self._steps: dict[int, Array] = {}  # At which step each scan around is.
     self.inputs: dict[int, Array] = {}
     self.thread = None if error is None else jnp.zeros(error.shape, error.dtype)
@@ -85,6 +92,13 @@ class Acting(Walk):
     return [(a, b) if self._has_back(frame.seen[at]) else (a,)
             for at, a, b in zip(node.outs, now, back)]
 
+  def loop(self, node: Node, step, start, slices):
+    rule = self._truncated.get(node.loop)
+    if rule is None:
+      return super().loop(node, step, start, slices)
+    scan = chunked_scan if rule.chunked else truncated_scan
+    return scan(step, start, slices, node.scan.length, rule.steps, node.scan.options)
+
   def op(self, op: SeenOp, frame: Frame, known: list[Value]) -> Value:
     rule, weight, x = self._rule_of(op), known[op.weight], known[op.x][0]
     params = {op.name: weight[0]}
@@ -92,7 +106,7 @@ class Acting(Walk):
       params['bias'] = known[op.bias][0]
     seen = op.op({at: known[at][0] for at in op.others}, rule.reads_error,
                  activation=self._phis.get(op.number), readout=op.number in self._readouts,
-                 auxiliary=op.number in self._auxiliaries)
+                 auxiliary=op.number in self._auxiliaries, **self._in_time(op))
     if op.number in self._taps:
       self.inputs[op.number] = x
     if rule.exact:
@@ -100,6 +114,14 @@ class Acting(Walk):
     else:
       y = self._assigned(op, rule, seen, params, weight, x)
     return (y + self._taps[op.number],) if op.number in self._taps else (y,)
+
+  def _in_time(self, op: SeenOp) -> dict[str, Any]:
+    recurrent = self._recurrent.get(op.number, False)
+    if recurrent is False:
+      return {}
+    own = own_entries(op, recurrent)
+    return {'recurrent': recurrent, 'own': None if own is None else (
+        lambda w: jnp.where(own, w, jnp.zeros_like(w)))}
 
   def _assigned(self, op: SeenOp, rule: Rule, seen, params, weight: Value, x: Array) -> Array:
     moved = rule.reads_error and op.seen_x.axis not in (None, 0)

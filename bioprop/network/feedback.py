@@ -1,7 +1,7 @@
 """Makes feedback: shaped like parameters, beside them; shaped like activities, one for each op."""
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -72,7 +72,7 @@ class Names:
 
 
 def init_feedback(network: Network, rule_of: Callable[[SeenOp], Rule], params: Mapping[str, Array],
-                  draw: Draw, key: Key, error: jax.ShapeDtypeStruct | None
+                  draw: Draw, key: Key, error: jax.ShapeDtypeStruct | None, silent: Collection[int]
                   ) -> tuple[dict[str, Array], dict[Home, dict[str, Any]]]:
   """Makes the feedback of every op.
 
@@ -83,6 +83,7 @@ def init_feedback(network: Network, rule_of: Callable[[SeenOp], Rule], params: M
     draw: draws others like them.
     key: what all is drawn from.
     error: shape and dtype of the error, None if no rule reads it.
+    silent: numbers of ops that send nothing through feedback.
 
   Returns:
     What is shaped like parameters, by path; and what is not, stacked as scans stack the layers.
@@ -92,7 +93,7 @@ def init_feedback(network: Network, rule_of: Callable[[SeenOp], Rule], params: M
   at, draws = homes(network), Draws(draw, key)
   for op in network.ops:
     rule = rule_of(op)
-    if rule.exact or not rule.keeps_feedback or not op.seen_x.live:
+    if rule.exact or not rule.keeps_feedback or not op.seen_x.live or op.number in silent:
       continue
     error_seen = error if rule.reads_error else None
     x = front(op.x_aval, op.seen_x.axis if rule.reads_error else 0)

@@ -12,10 +12,13 @@ from bioprop import errors
 from bioprop.network.acting import Acting, Home
 from bioprop.network.activity import Activation, activations
 from bioprop.network.feedback import Draw, homes, init_feedback
+from bioprop.network.recurrence import Entries, entries
 from bioprop.network.see import data, parameter, see
+from bioprop.network.temporal import in_time, truncated
 from bioprop.network.values import CONSTANT, Network, SeenOp
 from bioprop.rules import Rule
 from bioprop.rules.credit import tap
+from bioprop.rules.tbptt import TruncatedBackprop
 from bioprop.typing import Array, Key, PyTree
 
 # Maps (parameters by path, what takes no gradient, inputs) to outputs.
@@ -115,6 +118,24 @@ class Layered:
     own = ends[self.output[0]]
     return own, frozenset().union(*ends) - own
 
+  @functools.cached_property
+  def recurrent(self) -> dict[int, Entries]:
+    """Which entries of its input are recurrent, by the number of each op whose rule asks.
+
+    Raises:
+      RecurrenceError: if a rule asks, and there are none, or it cannot act on them.
+    """
+    return {number: entries(loops) for number, loops in self._loops.items()}
+
+  @functools.cached_property
+  def truncated(self) -> dict[int, TruncatedBackprop]:
+    """How errors are cut in time, by the number of each loop in which they are; as `recurrent`."""
+    return truncated(self.traced.network, self.rules, self._loops)
+
+  @functools.cached_property
+  def _loops(self) -> dict[int, dict[int, Entries]]:
+    return in_time(self.traced.network, self.rules)
+
   def check(self, name: str) -> None:
     """Refuses what would silently learn by backprop.
 
@@ -170,8 +191,9 @@ class Layered:
     """See `network.feedback.init_feedback`; ErrorShapeError if an error's samples are unknown."""
     self._check_samples()
     error = self.output[1] if self.output else None
+    silent = {number for number, own in self.recurrent.items() if own is True}
     return init_feedback(self.traced.network, lambda op: self.rules[op.number], params, draw, key,
-                         error)
+                         error, silent)
 
   def made(self, params: Mapping[str, Array]) -> tuple[PyTree, dict[Home, dict[str, Any]]]:
     """Shapes and dtypes of what `init_feedback` gives."""
@@ -221,7 +243,8 @@ class Layered:
     reads = any(rule.reads_error for rule in self.rules.values())
     walk = Acting(lambda op: self.rules[op.number], backed=frozenset(weights), direct=direct,
                   homes=homes(self.traced.network), error=self.output[1] if reads else None,
-                  key=key, phis=self.phis, readouts=readouts, auxiliaries=auxiliaries, taps=taps)
+                  key=key, phis=self.phis, readouts=readouts, auxiliaries=auxiliaries,
+                  recurrent=self.recurrent, truncated=self.truncated, taps=taps)
     arguments = [(params[path], weights[path]) if path in weights else (params[path],)
                  for path in self.traced.paths]
     arguments += [(leaf,) for leaf in jax.tree.leaves((held, inputs))]

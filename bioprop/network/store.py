@@ -1,4 +1,5 @@
-"""Trees of parameters and of feedback, by the keys that lead to each leaf."""
+"""Trees of parameters and of feedback by the keys that lead to each leaf, and patterns of paths."""
+import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,3 +51,9 @@ def _redrawn(key: Key, w: Array) -> Array:
   rms = jnp.sqrt(jnp.mean(jnp.square(w)))
   drawn = rms * jax.random.normal(key, w.shape, w.dtype)
   return jnp.where(jnp.max(w) == jnp.min(w), w, drawn)  # Constants are seen to by whoever asks.
+
+
+def matches(pattern: str, path: str) -> bool:
+  """Whether a layer's path, or a whole-name part of it, matches the pattern."""
+  return any(fnmatch.fnmatchcase(path, form)
+             for form in (pattern, f'*/{pattern}', f'{pattern}/*', f'*/{pattern}/*'))

@@ -3,7 +3,7 @@
 Every value is a tuple of arrays, as many as the walker needs of a value of that kind.
 """
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +46,10 @@ class Walk(abc.ABC):
   def slices_of(self, node: Node) -> PyTree:
     """Arrays of which each step of a scan gets its own slice, beside the network's."""
     del node
+
+  def loop(self, node: Node, step: Callable[..., Any], start: PyTree, slices: PyTree) -> Any:
+    """Runs a scan; arguments and result are those of `jax.lax.scan`."""
+    return jax.lax.scan(step, start, slices, node.scan.length, **node.scan.options)
 
   def evaluate(self, frame: Frame, arguments: Sequence[Value]) -> list[Value]:
     """Runs a frame on values of its inputs; returns those of its outputs."""
@@ -109,9 +113,8 @@ class Walk(abc.ABC):
       carry = self._raised(outs[:scan.carried], given, wanted)
       return (thread, carry), outs[scan.carried:]
 
-    (self.thread, last), stacked = jax.lax.scan(
-        step, (self.thread, start), (ins[carried.stop:], self.slices_of(node)), scan.length,
-        **scan.options)
+    (self.thread, last), stacked = self.loop(
+        node, step, (self.thread, start), (ins[carried.stop:], self.slices_of(node)))
     return [*last, *stacked]
 
   def _raised(self, values, seen, wanted) -> list[Value]:

@@ -1,6 +1,5 @@
 """What a front is told: which layer gets which rule, and which of the outputs is the network's."""
 import dataclasses
-import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.errors import OutputError, PatternError, UnknownRuleError
+from bioprop.network.store import matches
 from bioprop.rules import RULES, AnyRule, NetworkRule, Rule, make
 from bioprop.typing import PyTree
 
@@ -84,12 +84,6 @@ class Choice:
             f'the pattern {pattern!r} decides for no layer of this model: it matches none, or '
             f'earlier patterns took them all (the first match wins). The layers are: '
             f'{", ".join(dict.fromkeys(paths))}.')
-
-
-def matches(pattern: str, path: str) -> bool:
-  """Whether a layer's path, or a whole-name part of it, matches the pattern."""
-  return any(fnmatch.fnmatchcase(path, form)
-             for form in (pattern, f'*/{pattern}', f'{pattern}/*', f'*/{pattern}/*'))
 
 
 def choose(rule: 'AnyRule | str | Mapping[str, AnyRule | str]') -> Choice:

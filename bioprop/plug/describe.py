@@ -1,6 +1,6 @@
 """describe: which parameter learns by which rule, before anything is trained."""
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,8 +9,9 @@ from flax import nnx
 
 from bioprop.errors import refusing_samples, require_sample
 from bioprop.network.layered import Layered
+from bioprop.network.recurrence import entries, recurrent_ops
 from bioprop.network.store import Keys, Store, redrawn
-from bioprop.network.values import Frame, Node
+from bioprop.network.values import Frame, Node, SeenOp
 from bioprop.plug import linen as linen_plug
 from bioprop.plug import nnx as nnx_plug
 from bioprop.plug.choice import Where, choose
@@ -39,6 +40,8 @@ class Row:
       where no rule can act; 'unused' where this call does not use it.
     feedback: the feedback's shape, None if there is none.
     note: the nonlinearity that a Hebbian op is taken to have, or what to know of the parameter.
+    time: 'recurrent' where the parameter multiplies what its own product made a step of time
+      before, 'in part' where that is some of what it multiplies, '' elsewhere.
   """
   path: str
   shape: tuple[int, ...]
@@ -46,6 +49,7 @@ class Row:
   rule: str
   feedback: tuple[int, ...] | None
   note: str = ''
+  time: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +76,11 @@ class Report:
 
   def __str__(self) -> str:
     shown = lambda shape: '-' if shape is None else 'x'.join(map(str, shape)) or 'scalar'
-    table = [('parameter', 'shape', 'layer', 'rule', 'feedback', '')]
-    table += [(r.path, shown(r.shape), r.layer, r.rule, shown(r.feedback), r.note)
-              for r in self.rows]
-    widths = [max(len(row[i]) for row in table) for i in range(6)]
+    timed = any(r.time for r in self.rows)
+    table = [('parameter', 'shape', 'layer', 'rule', 'feedback', *['time'] * timed, '')]
+    table += [(r.path, shown(r.shape), r.layer, r.rule, shown(r.feedback), *[r.time] * timed,
+               r.note) for r in self.rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
     lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table]
     for rows, what in ((self.left_out, 'stay on backprop'),
                        (self.elementwise, 'multiply data elementwise, where they learn as under '
@@ -215,7 +220,8 @@ def _row(row: Row, layered: Layered, made: Store, call: Call) -> Row:
       feedback = next((leaf for value in own for leaf in jax.tree.leaves(value)), None)
     phi = next((layered.phis[op.number].name for op in ops if op.number in layered.phis), '')
     return dataclasses.replace(row, rule=_name(layered.rules[ops[0].number]), note=phi,
-                               feedback=None if feedback is None else tuple(feedback.shape))
+                               feedback=None if feedback is None else tuple(feedback.shape),
+                               time=_time(layered, ops))
   for op in network.ops:
     if row.path in op.seen_bias.paths:
       return dataclasses.replace(row, rule=_name(layered.rules[op.number]))
@@ -225,6 +231,16 @@ def _row(row: Row, layered: Layered, made: Store, call: Call) -> Row:
   matrix = sum(size > 1 for size in row.shape) > 1
   note = f'elementwise, in {", ".join(dict.fromkeys(multiplied))}' if multiplied and matrix else ''
   return dataclasses.replace(row, rule='local', note=note)
+
+
+def _time(layered: Layered, ops: Sequence[SeenOp]) -> str:
+  """Whether a weight is recurrent, as its rule sees it, or as it is found."""
+  found = recurrent_ops(layered.traced.network)
+  own = [layered.recurrent.get(op.number, False) if layered.rules[op.number].needs_time else
+         entries(found.get(op.number, {})) for op in ops]
+  recurrent = [one for one in own if one is not False]
+  whole = len(recurrent) == len(own) and all(one is True for one in recurrent)
+  return '' if not recurrent else 'recurrent' if whole else 'in part'
 
 
 def _shares(network, path: str) -> bool:

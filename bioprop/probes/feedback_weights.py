@@ -100,7 +100,8 @@ def _find(found: FeedbackWeights, model: Model, layered: Layered, values: Values
   named, at = labels(network.ops), homes(network)
   weights, direct = model.plug.unpacked(layered, model.call(values, sample), values.stored)
   for op in network.ops:
-    if op.seen_x.kind is not Kind.DATA or not op.seen_x.live or op.stack:
+    silent = layered.recurrent.get(op.number) is True
+    if op.seen_x.kind is not Kind.DATA or not op.seen_x.live or op.stack or silent:
       continue
     own = direct.get(at[op.number], {})
     if _DIRECT in own:

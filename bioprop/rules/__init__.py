@@ -7,6 +7,7 @@ from bioprop.rules.align import AlignAda, AlignProp, AlignZero
 from bioprop.rules.backprop import Backprop
 from bioprop.rules.base import Credit, Op, Rule, Site
 from bioprop.rules.direct import DirectFeedbackAlignment
+from bioprop.rules.eprop import EProp
 from bioprop.rules.feedback import FeedbackAlignment
 from bioprop.rules.gated import GatedLinear
 from bioprop.rules.hebb import Hebb
@@ -14,10 +15,12 @@ from bioprop.rules.kolen_pollack import KolenPollack
 from bioprop.rules.last_layer import LastLayer
 from bioprop.rules.mirror import WeightMirror
 from bioprop.rules.network import Network, NetworkRule
+from bioprop.rules.rflo import RFLO
 from bioprop.rules.sign_batch import BatchSign
 from bioprop.rules.sign_fixed import FixedSign
 from bioprop.rules.sign_uniform import UniformSign
 from bioprop.rules.target import DirectRandomTargetProjection
+from bioprop.rules.tbptt import TruncatedBackprop
 
 AnyRule = Rule | NetworkRule
 
@@ -37,7 +40,12 @@ RULES: dict[str, type[AnyRule]] = {
     'align_ada': AlignAda,
     'align_zero': AlignZero,
     'gln': GatedLinear,
+    'rflo': RFLO,
+    'eprop': EProp,
+    'tbptt': TruncatedBackprop,
 }
+# Those that act on recurrent networks only.
+OF_TIME = tuple(name for name, rule in RULES.items() if getattr(rule, 'needs_time', False))
 
 
 def make(name: str, **options) -> AnyRule:
@@ -70,4 +78,5 @@ def _guess(word, words):
   return f' Did you mean {close[0]!r}?' if close else ''
 
 
-__all__ = ['RULES', 'AnyRule', 'Credit', 'Network', 'NetworkRule', 'Op', 'Rule', 'Site', 'make']
+__all__ = ['OF_TIME', 'RULES', 'AnyRule', 'Credit', 'Network', 'NetworkRule', 'Op', 'Rule', 'Site',
+           'make']

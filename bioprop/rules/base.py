@@ -19,6 +19,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bioprop.errors import RuleOptionError
 from bioprop.typing import Array, Key, Params, PyTree
@@ -37,12 +38,18 @@ class Op:
     readout: the op's output reaches the network's output through no other op; only for rules with
       `needs_readout`, False otherwise.
     auxiliary: it so reaches only another of the model's outputs, which the loss may use or not.
+    recurrent: which entries of x come out of this op again, one step of time later: all, none, or
+      those of a mask that broadcasts to x; only for rules with `needs_time`, False otherwise.
+    own: keeps of an array shaped like the weight the entries by which a recurrent neuron meets
+      itself (W's diagonal), zeros elsewhere; None where the weight has no such entries.
   """
   function: Callable[[Params, Array], Array]
   weights: tuple[str, ...]
   activation: Callable[[Array], Array] | None = None
   readout: bool = False
   auxiliary: bool = False
+  recurrent: bool | np.ndarray = False
+  own: Callable[[Array], Array] | None = None
 
   def __call__(self, params: Params, x: Array) -> Array:
     return self.function(params, x)
@@ -119,6 +126,8 @@ class Rule(abc.ABC):
       feedback['key'], beside what `init_feedback` made.
     needs_activation: `backward` needs `op.activation`.
     needs_readout: `backward` needs `op.readout` and `op.auxiliary`.
+    needs_time: the rule is of recurrent networks: `backward` needs `op.recurrent`, and networks
+      without a recurrent op are refused; `rules.temporal.Temporal` has the rest of it.
     sends: False: nothing is ever sent to an op's input, so that what lies below is not
       differentiated at all.
     linear: the pseudogradients are linear in the error.
@@ -131,6 +140,7 @@ class Rule(abc.ABC):
   redraws: ClassVar[bool] = False
   needs_activation: ClassVar[bool] = False
   needs_readout: ClassVar[bool] = False
+  needs_time: ClassVar[bool] = False
   sends: ClassVar[bool] = True
   linear: ClassVar[bool] = True
   multiplies: ClassVar[bool] = False

@@ -23,6 +23,7 @@ def test_each_is_timed():
              for row in rows.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('small')
 def test_a_peer_is_asked_in_turns(tmp_path):
   """Any program that answers a line with a line; here one that says two seconds."""

@@ -40,6 +40,7 @@ def test_plugged_backprop_is_the_plain_program(tiny):
   assert program(bioprop.wrap(model, 'usf')) != program(model)
 
 
+@pytest.mark.slow
 def test_memory_counts_the_feedback(tiny):
   """Peak of kp is at least a second set of kernels, and their momentum, above the plain step's."""
   plain, kp = (steps.make_step(steps.CASES['mlp'], rule).peak_mb for rule in (None, 'kp'))
@@ -47,6 +48,7 @@ def test_memory_counts_the_feedback(tiny):
   assert kp - plain >= 2 * kernels
 
 
+@pytest.mark.slow
 def test_nnx_steps_train_in_place_and_hold_the_feedback(monkeypatch):
   monkeypatch.setitem(nnx_steps.CASES, 'nnx_mlp', nnx_steps.Case(
       lambda rngs: nnx.Sequential(nnx.Linear(6, 10, rngs=rngs)), (4, 6)))
@@ -58,6 +60,7 @@ def test_nnx_steps_train_in_place_and_hold_the_feedback(monkeypatch):
   assert losses[0] > losses[1] > losses[2]
 
 
+@pytest.mark.slow
 def test_both_epoch_loops_take_the_same_number_of_steps(monkeypatch):
   monkeypatch.setitem(epochs.CASES, 'mlp', (160, (4, 4, 1)))
   monkeypatch.setitem(MODELS, 'mlp', functools.partial(MLP, hidden=(8,)))

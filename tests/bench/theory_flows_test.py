@@ -107,6 +107,7 @@ def test_wrong_claims_are_found():
   assert not flows._not_conserved(config, good | {('relu', 0.1): course(0.1)}).agrees
 
 
+@pytest.mark.slow
 def test_alignment_that_is_lost_is_found(conserved):
   """Independent feedback satisfies neither claim of aligned feedback."""
   config = chain()

@@ -80,6 +80,7 @@ def test_golden_values(rho):
   np.testing.assert_allclose(kernel.entk[0, jnp.asarray([0, 1, 2, 4])], GOLDEN[rho], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_wrong_exponent_is_found(monkeypatch):
   """Section 3.3 of the paper prints rho^(L-l): the last hidden layer's signals would be exact."""
   right = theory.lazy_kernels

@@ -64,6 +64,7 @@ def test_courses(cases):
                                                          0.3 * delta * (1 - delta)), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_correlated_feedback(cases):
   """H_y falls with rho and G~ rises; in the order of the other end neither does."""
   config, fa = small(), cases[1:3]
@@ -101,6 +102,7 @@ def test_theory_without_the_factor_is_found(cases, monkeypatch):
   assert not two_layer._factor(small(), case).agrees
 
 
+@pytest.mark.slow
 def test_scaling(monkeypatch):
   """Networks at one richness; limits and leading terms; another exponent is found."""
   config = small()

@@ -108,6 +108,7 @@ cache.write(pathlib.Path(sys.argv[1]), {'images': np.ones(10_000_000, np.uint8)}
   assert set(path.parent.iterdir()) == {path}
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once(cache_dir):
   code = '''
 import pathlib, sys

@@ -61,6 +61,7 @@ def make(program, tools):
   return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('network', ['ResNet18', 'ResNet50'])
 def test_every_parameter_is_covered(make, network):
   """Weights learn by the rule; scales and shifts of the norms by what reaches them."""

@@ -76,6 +76,7 @@ def test_rule(case, rule):
   case.check_rule(rule)
 
 
+@pytest.mark.slow
 def test_their_state(program):
   """On their mesh, with their annotations: feedback that learns is a parameter like the rest."""
   train = program('lm1b', 'main', patched=True).train

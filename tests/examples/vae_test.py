@@ -59,12 +59,14 @@ def test_rule(case, rule):
   case.check_rule(rule)
 
 
+@pytest.mark.slow
 def test_feedback_that_is_redrawn(case):
   """brsf wants a random stream, which this loop does not pass: the error has the line to type."""
   with pytest.raises(FeedbackMissingError, match=r"rngs=\{'feedback': jax.random.fold_in"):
     case.plugged('brsf')
 
 
+@pytest.mark.slow
 def test_the_model_of_each_step_is_one(case, program):
   """Their loop is not jitted: feedback must not be drawn again at every step."""
   models = program('vae', 'main', patched=True).train.models

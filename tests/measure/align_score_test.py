@@ -29,6 +29,7 @@ def cosine(a, b):
   return np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_dense_layers_are_exact():
   """Biases take no part; linen and NNX are the same."""
@@ -54,6 +55,7 @@ def test_dense_layers_are_exact():
   np.testing.assert_allclose(again['layers/0'].score, got['Dense_0'].score, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_convolutions_as_operators_on_images():
   """The operator is written out, column by column; noise comes close to it."""
@@ -110,6 +112,7 @@ def test_a_rotation_of_the_outputs_is_no_difference():
     assert value.control < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_a_stack_of_layers_has_a_score_for_each():
   """The layers of an nn.scan; and one that runs through time has one."""
@@ -191,6 +194,7 @@ def test_the_benchmark_trains_both(tmp_path):
   assert align_score.scores(config, None, 1)['Dense_0'].score < 0.9
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured():
   """Trees of another model, and no probes."""
   x = jnp.zeros((2, 7))

@@ -124,6 +124,7 @@ def test_every_parameter(net, rule):
   assert angles[1].update < 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('net', NETS)
 @pytest.mark.usefixtures('x64', 'quick')
 def test_backprop_is_at_no_angle(net):

@@ -68,6 +68,7 @@ def cotangents(slopes, sent):
   return g
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['fa', 'dfa'])
 @pytest.mark.usefixtures('x64', 'quick')
 def test_every_kernel(rule):
@@ -118,6 +119,7 @@ def passes(params, x):
           'last/kernel': (dense('twice', between)[:, None], last)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64', 'quick')
 def test_places_and_calls():
   """The kernels sum over them; under align_ada errors are those of the initial network."""

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import bioprop
 from bioprop.measure import entk
@@ -25,6 +26,7 @@ class Net(nn.Module):
     return nn.Dense(2)(nn.tanh(nn.Dense(3)(x)) * gain)
 
 
+@pytest.mark.slow
 def test_as_on_one_device():
   """All of a kernel and its trace, by layer, in blocks; numbers of samples that do not divide."""
   path = pathlib.Path(__file__)

@@ -117,6 +117,7 @@ def test_train_multiplies_the_learning_rate():
   assert float(Trainer(config).schedule(0)) == pytest.approx(0.1 * 0.25 * 16)
 
 
+@pytest.mark.slow
 def test_the_convolutional_networks_norm():
   """Each location and channel is normalised over the batch: scale and shift are lost."""
   model = CNN(width=6, strides=(1, 2))

@@ -11,6 +11,7 @@ from flax import nnx
 
 import bioprop
 from bioprop import errors
+from bioprop.rules import OF_TIME
 
 pytestmark = pytest.mark.usefixtures('x64')
 X = np.random.RandomState(0).randn(5, 5)  # As many samples as features.
@@ -102,7 +103,8 @@ def test_direct_feedback_against_numpy(network):
   np.testing.assert_allclose(got[first], want.T if transposed else want, rtol=1e-10)
 
 
-@pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule not in ('bp', 'gln')])
+@pytest.mark.parametrize('rule', [
+    rule for rule in bioprop.RULES if rule not in ('bp', 'gln', *OF_TIME)])
 def test_every_rule_runs(network, rule):
   """Feedback and parameters as trees of arrays; rules that draw ask for a key, by name."""
   net, params, (first, _) = network

@@ -88,6 +88,7 @@ class Nnx(nnx.Module):
     return jnp.tanh(self.hidden(self.embed(x))) @ self.embed.embedding[...].T
 
 
+@pytest.mark.slow
 def test_tied_in_nnx(tools):
   """As in linen."""
   of = lambda model: nnx.to_pure_dict(nnx.grad(lambda m: jnp.mean(jnp.sin(m(TOKENS))))(model))

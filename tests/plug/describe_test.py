@@ -6,7 +6,7 @@ import pytest
 
 import bioprop
 from bioprop import errors
-from bioprop.rules import NetworkRule
+from bioprop.rules import OF_TIME, NetworkRule
 
 pytestmark = pytest.mark.usefixtures('quick')
 
@@ -47,7 +47,8 @@ TOKENS = jnp.zeros((2, 4), jnp.int32)
 
 
 # gln, whose gates are projections of numbers, refuses tokens.
-@pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule != 'gln'])
+@pytest.mark.parametrize('rule', [
+    rule for rule in bioprop.RULES if rule not in ('gln', *OF_TIME)])
 def test_one_row_for_each_parameter(rule):
   """Paths and shapes are those of the variables; flags may be positional."""
   report = bioprop.describe(Everything(), rule, TOKENS, True)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import bioprop
+from bioprop.rules import OF_TIME
 
 pytestmark = pytest.mark.usefixtures('quick')
 # The models below are not gln's: they have no ReLU.
-RULES = [rule for rule in bioprop.RULES if rule != 'gln']
+RULES = [rule for rule in bioprop.RULES if rule not in ('gln', *OF_TIME)]
 
 
 class Fields(nn.Module):

@@ -201,6 +201,7 @@ def test_ways_to_write_a_method(reference, cls):
   check(nnx.grad(loss)(plugged(cls)), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['fa', 'dfa'])
 def test_ensembles(rule):
   """nnx.vmap over models that were plugged inside one: each has weights and feedback of its own."""

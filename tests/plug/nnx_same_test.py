@@ -312,6 +312,7 @@ def test_tied_embedding(x64):
   check(Language(), XLanguage, jnp.arange(12).reshape(4, 3) % 11, ['fa', 'dfa', 'kp'])
 
 
+@pytest.mark.slow
 def test_attention(x64):
   """Query, key, value and output projections."""
   with jax.numpy_dtype_promotion('standard'):  # Flax's RMSNorm adds a float32 epsilon.

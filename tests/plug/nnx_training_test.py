@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import bioprop
+from bioprop.rules import OF_TIME
 
 pytestmark = pytest.mark.usefixtures('quick')
 X = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
@@ -103,7 +104,7 @@ def checkpointer():
     yield own
 
 
-@pytest.mark.parametrize('rule', bioprop.RULES)
+@pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule not in OF_TIME])
 def test_checkpoints(rule, tmp_path, checkpointer):
   """A model of other seeds that is restored trains on to the same bits."""
   model, other = (install(Net(nnx.Rngs(seed)), rule, seed) for seed in (0, 5))
@@ -119,6 +120,7 @@ def test_checkpoints(rule, tmp_path, checkpointer):
   assert np.abs(arrays(nnx.state(model, nnx.Param))[path] - before[path]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_checkpoints_of_plain_models(tmp_path, checkpointer):
   """Their parameters load into plugged ones, and back."""
   plain, plugged = Small(nnx.Rngs(3)), install(Small(nnx.Rngs(0)), 'fa')
@@ -199,6 +201,7 @@ def test_optimisers_never_touch_frozen_feedback(rule):
     assert np.abs(arrays(nnx.state(model, nnx.Param))[path] - weights[path]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_kolen_pollack_decay(x64):
   """W - B shrinks by exactly (1 - eta lambda) at every step, whatever the data."""
   eta, decay = 0.2, 0.5

@@ -163,6 +163,7 @@ def test_as_written_out(x64, transform):
   assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(firsts) for b in firsts[:i])
 
 
+@pytest.mark.slow
 def test_stacks_have_feedback_of_their_own(x64):
   """No two of a scan's layers share B, whatever its shape."""
   rules = {'fa': 'kernel', 'dfa': 'error'}

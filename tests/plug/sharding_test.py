@@ -44,6 +44,7 @@ def _specs(variables):
   return {tuple(part.key for part in path): spec for path, spec in leaves}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['fa', 'frsf', 'kp'])
 def test_feedback_has_its_kernels_metadata(rule):
   specs = _specs(jax.eval_shape(

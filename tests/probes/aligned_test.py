@@ -175,6 +175,7 @@ def test_stays_aligned(name):
   assert (got.min(0) < 1.998 * half).all()  # What is learned goes against the feedback.
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('double', 'quick')
 def test_other_starts_do_not():
   """The same targets turn weights against feedback of its own, and against equal feedback where
@@ -206,6 +207,7 @@ class Small(nn.Module):
 X = jnp.ones((2, 3))
 
 
+@pytest.mark.slow
 def test_all_else_stays():
   """Boxes of metadata, dtypes, and the variables that were given."""
   boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, 'x'))
@@ -224,6 +226,7 @@ def test_all_else_stays():
   np.testing.assert_allclose(squares(one), squares(two), rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('quick')
 def test_nnx_models_are_changed_in_place():
   """Their values alone: no variable, no kind and no metadata."""

@@ -103,6 +103,7 @@ class Written(nn.Module):
     return jnp.einsum('nok,kor->nr', x, weight('last', 3, 2, 2).astype(x.dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['bp', 'fa'])
 @pytest.mark.usefixtures('x64', 'quick')
 def test_products_that_no_layer_makes(rule):
@@ -131,6 +132,7 @@ class Heads(nn.Module):
     return [nn.Dense(width, param_dtype=jnp.float64)(x) for width in (2, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64', 'quick')
 def test_an_output_that_is_not_the_rules():
   """The rule broadcasts the error of the one, and the other is differentiated."""

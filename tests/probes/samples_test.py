@@ -58,6 +58,7 @@ def test_no_models(name):
     ASKING[name](None, {}, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['fa', 'dfa'])
 def test_layers_that_compute_in_a_dtype_of_their_own(rule):
   """Feedback that is cast with all else is of the layer's dtype where the layer uses it."""

@@ -121,6 +121,7 @@ def test_at_initialisation_it_is_backprop(name, rule):
   close((out, stats), (plain_out, plain_stats))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet', 'transformer', 'recurrent', 'odd'])
 @pytest.mark.usefixtures('x64', 'quick')
 def test_later_the_output_is_the_networks_own(name):

@@ -12,6 +12,7 @@ from bioprop.models import MLP
 RNG = np.random.RandomState(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('inside, remat', [(False, False), (True, False), (True, True)])
 @pytest.mark.usefixtures('x64')
 def test_without_the_same_time_error(inside, remat):
@@ -65,6 +66,7 @@ def test_without_the_same_time_error(inside, remat):
                flat(jax.jit(jax.grad(loss))(params)), jax.grad(loop)(flat(params)))
 
 
+@pytest.mark.slow
 def test_without_scans_the_option_changes_nothing():
   """And it is a truth value."""
   x = jnp.asarray(RNG.randn(3, 4), jnp.float32)

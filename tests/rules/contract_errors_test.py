@@ -49,6 +49,7 @@ def gradient(rule):
   return jax.grad(lambda p: jnp.sum(model.apply({'params': p}, x)**2))(variables['params'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('spoil', ['shape', 'dtype', 'missing', 'x'])
 def test_wrong_answers(spoil):
   """Named, with the rule and both types."""

@@ -12,9 +12,11 @@ import pytest
 import bioprop
 from bioprop import errors
 from bioprop.models import RNN
+from bioprop.rules import OF_TIME
 
 RNGS = {'feedback': jax.random.key(3)}
-every_rule = pytest.mark.parametrize('name', bioprop.RULES)
+every_rule = pytest.mark.parametrize('name', [
+    name for name in bioprop.RULES if name not in OF_TIME])
 
 
 class Halves(nn.Module):
@@ -62,7 +64,7 @@ def test_parameters_and_outputs_are_the_plain_models(mlp, name):
   assert same == (name != 'gln')
 
 
-@every_rule
+@pytest.mark.parametrize('name', bioprop.RULES)
 def test_recurrent_networks(name):
   """Each parameter learns, or is one that the rule leaves alone; gln refuses ReLUs in loops."""
   model, x = bioprop.wrap(RNN(classes=2, width=4), name), jnp.ones((3, 5))
@@ -127,7 +129,7 @@ def test_gradients_have_the_parameters_types(name, dtype, param_dtype):
   assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads))
 
 
-@every_rule
+@pytest.mark.parametrize('name', bioprop.RULES)
 def test_is_a_frozen_value(name):
   """Equal by value, hashable, immutable, copyable: fit for static arguments and configs."""
   rule = bioprop.make(name)

@@ -155,6 +155,7 @@ def test_wide_fields_are_gaussian():
   np.testing.assert_allclose(np.mean(h**4, 1) / np.mean(h**2, 1)**2, 3, atol=5 * np.sqrt(24) / 64)
 
 
+@pytest.mark.slow
 def test_lazy_kernel():
   """(L + 1) (1 - t / pi)^L cos(t), L = 3 (arXiv 2210.02157, table 2, with L + 1 for its L)."""
   x = on_the_sphere(0, np.pi / 4, np.pi / 2, np.pi)

@@ -64,6 +64,7 @@ def test_it_becomes_the_weight(case):
   assert found == 2
 
 
+@pytest.mark.slow
 def test_in_nnx():
   """Its stream gives new noise at every call."""
   x = jnp.ones((8, 4), jnp.float32)

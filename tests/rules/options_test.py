@@ -10,6 +10,7 @@ from bioprop import errors
 SCALED = [name for name, cls in bioprop.RULES.items()
           if 'scale' in {field.name for field in dataclasses.fields(cls)}]
 
+
 def test_unknown_rule_suggests_one():
   """The message lists the rules and guesses."""
   with pytest.raises(errors.UnknownRuleError, match="'hebbb'.*Did you mean 'hebb'"):

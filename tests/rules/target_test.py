@@ -42,6 +42,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('loss', LOSSES)
 def test_the_target_whatever_the_network_says(loss):
   """The layer above is linear, so the hidden bias gets the sum of what its input is sent."""

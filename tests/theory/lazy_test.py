@@ -85,6 +85,7 @@ def test_against_neural_tangents(phi, x64):
       np.testing.assert_allclose(got.layers[-1], nngp, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_rules_differ_in_pseudo_gradients():
   """By the factor of each layer that an error is sent through; other kernels are backprop's."""
@@ -230,6 +231,7 @@ def by_sums(f, slope, x):
 STEEP = lambda h: jnp.tanh(2 * h) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('squared', [0.5, 4.0])
 def test_steep_functions(squared):

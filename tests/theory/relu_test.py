@@ -27,6 +27,7 @@ def apart(one, other):
   return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
+@pytest.mark.slow
 def test_responses_of_steps_are_densities():
   """d <1[x > 0]> / dx is the density of x at 0; of the newest time alone, and of its sample."""
   scales, correlation = np.array([1.0, 2.0]), 0.6
@@ -41,6 +42,7 @@ def test_responses_of_steps_are_densities():
     np.testing.assert_allclose(known.row, want, atol=0.01)
 
 
+@pytest.mark.slow
 def test_what_rests_keeps_its_response():
   """However much more of the same x is seen, and whatever noise was in its estimate."""
   x = jnp.asarray(np.random.RandomState(0).randn(3, 1, 50), jnp.float32)

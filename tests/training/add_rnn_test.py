@@ -39,6 +39,7 @@ def _outputs(params, x):
   return np.stack(outputs, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['bp', 'align_ada'])
 def test_it_trains(config, tmp_path, rule):
   """The numbers of the test are those of the state, by numpy: half squares, nearest sums."""

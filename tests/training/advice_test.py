@@ -2,7 +2,7 @@
 import pytest
 from absl import logging
 
-from bioprop.rules import RULES, make
+from bioprop.rules import OF_TIME, RULES, make
 from bioprop.training import advice, base, run
 from bioprop.training.trainer import Trainer
 
@@ -34,12 +34,14 @@ def test_drtp_of_quantities():
   assert not advice.before(make('drtp'), config, quantities=False)
 
 
-@pytest.mark.parametrize('rule', [name for name in RULES if name not in ('kp', 'drtp')])
+@pytest.mark.parametrize('rule', [
+    name for name in RULES if name not in ('kp', 'drtp', *OF_TIME)])
 def test_others_need_no_advice(rule):
   for quantities in (False, True):
     assert not advice.before(make(rule), base(), quantities)
 
 
+@pytest.mark.slow
 def test_feedback_that_is_too_large(config, tmp_path, told):
   """At scale 1 a ReLU network of three layers blows up, as the table in feedback.py has it."""
   config.epochs, config.learning_rate, config.batch_size = 1, 0.1, 20

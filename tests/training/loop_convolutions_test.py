@@ -40,6 +40,7 @@ def test_values_are_those_of_the_function(name):
     np.testing.assert_allclose(have, want, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='rewrites on the CPU only')
 def test_every_convolution_is_in_the_fast_layout():
   function, args = _gradient(_LAYERS['strided'], _input('strided'))

@@ -77,6 +77,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(noisy, tmp_path, monkeypatc
   assert len(_records(tmp_path / 'cut')) == 4  # Three epochs and the final result.
 
 
+@pytest.mark.slow
 def test_a_finished_run_gives_its_results_again_and_trains_nothing(config, tmp_path, monkeypatch):
   first = run(config, tmp_path / 'run', progress=False)
   before = {path: path.read_bytes() for path in (tmp_path / 'run').rglob('*') if path.is_file()}

@@ -59,6 +59,7 @@ def _assert_close(run, other):
       assert record[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_two_devices_train_to_the_numbers_of_one(tmp_path):
   """Each holds a half of what can be halved, and of the feedback what it holds of the kernel."""
   path, notes = _train(tmp_path, 2)

@@ -94,6 +94,7 @@ def test_each_epoch_sees_each_example_at_most_once_in_an_order_of_its_own():
   assert not np.array_equal(orders[0], other)
 
 
+@pytest.mark.slow
 def test_an_epoch_in_parts_is_the_epoch_in_one():
   task = _task(wrap(Noisy(), 'fa'))
   whole, metrics, _ = _run(task, _start(task), 2)
