@@ -119,22 +119,24 @@ class Layered:
     return own, frozenset().union(*ends) - own
 
   @functools.cached_property
+  def _in_time(self) -> tuple[dict[int, Entries], dict[int, TruncatedBackprop]]:
+    loops = in_time(self.traced.network, self.rules)
+    return ({number: entries(own) for number, own in loops.items()},
+            truncated(self.traced.network, self.rules, loops))
+
+  @property
   def recurrent(self) -> dict[int, Entries]:
     """Which entries of its input are recurrent, by the number of each op whose rule asks.
 
     Raises:
       RecurrenceError: if a rule asks, and there are none, or it cannot act on them.
     """
-    return {number: entries(loops) for number, loops in self._loops.items()}
+    return self._in_time[0]
 
-  @functools.cached_property
+  @property
   def truncated(self) -> dict[int, TruncatedBackprop]:
     """How errors are cut in time, by the number of each loop in which they are; as `recurrent`."""
-    return truncated(self.traced.network, self.rules, self._loops)
-
-  @functools.cached_property
-  def _loops(self) -> dict[int, dict[int, Entries]]:
-    return in_time(self.traced.network, self.rules)
+    return self._in_time[1]
 
   def check(self, name: str) -> None:
     """Refuses what would silently learn by backprop.
