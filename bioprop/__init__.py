@@ -11,6 +11,8 @@ from bioprop.probes.feedback_weights import feedback
 from bioprop.probes.jacobian import jacobians
 from bioprop.probes.layers import layers
 from bioprop.rules import RULES, Rule, make
+from bioprop.streams.online import online
 
 __all__ = ['RULES', 'Feedback', 'Probe', 'Rule', 'aligned', 'describe', 'feedback', 'flags',
-           'from_flags', 'install', 'jacobians', 'layers', 'make', 'transform', 'uninstall', 'wrap']
+           'from_flags', 'install', 'jacobians', 'layers', 'make', 'online', 'transform',
+           'uninstall', 'wrap']

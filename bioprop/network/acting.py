@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.errors import FeedbackMissingError
-from bioprop.network.recurrence import Entries, own_entries
-from bioprop.network.truncation import chunked_scan, truncated_scan
+from bioprop.network.recurrence import Entries, keeping_own
+from bioprop.network.truncation import Loop
 from bioprop.network.values import Frame, Kind, Node, Seen, SeenOp
 from bioprop.network.walk import Value, Walk, run_plain
 from bioprop.rules import Rule
 from bioprop.rules.credit import assign
-from bioprop.rules.tbptt import TruncatedBackprop
 from bioprop.typing import Array, Key
 
 Home = tuple[str, int]  # What feedback shaped like activities is kept by; see `homes`.
@@ -40,7 +39,7 @@ class Acting(Walk):
                phis: Mapping[int, Callable[[Array], Array]] | None = None,
                readouts: frozenset[int] = frozenset(), auxiliaries: frozenset[int] = frozenset(),
                recurrent: Mapping[int, Entries] | None = None,
-               truncated: Mapping[int, TruncatedBackprop] | None = None,
+               loops: Mapping[int, Loop] | None = None,
                taps: Mapping[int, Array] | None = None):
     """Arguments are by the ops' numbers where they are mappings.
 
@@ -53,14 +52,14 @@ class Acting(Walk):
       key: for rules that draw at each call, None if none does.
       phis: the nonlinearity after each op, for rules that need it.
       readouts, auxiliaries, recurrent: as in `Op`.
-      truncated: by the number of each loop whose errors are cut, how.
+      loops: how those are run that are no plain scans, by the loop's number.
       taps: what is added to the outputs of chosen ops outside of loops.
     """
     self._rule_of, self._backed = rule_of, backed
     self._direct, self._homes = direct or {}, homes or {}
     self._error, self._key, self._phis = error, key, phis or {}
     self._readouts, self._auxiliaries, self._taps = readouts, auxiliaries, taps or {}
-    self._recurrent, self._truncated = recurrent or {}, truncated or {}
+    self._recurrent, self._loops = recurrent or {}, loops or {}
     self._steps: dict[int, Array] = {}  # At which step each scan around is.
     self.inputs: dict[int, Array] = {}
     self.thread = None if error is None else jnp.zeros(error.shape, error.dtype)
@@ -93,11 +92,10 @@ class Acting(Walk):
             for at, a, b in zip(node.outs, now, back)]
 
   def loop(self, node: Node, step, start, slices):
-    rule = self._truncated.get(node.loop)
-    if rule is None:
+    run = self._loops.get(node.loop)
+    if run is None:
       return super().loop(node, step, start, slices)
-    scan = chunked_scan if rule.chunked else truncated_scan
-    return scan(step, start, slices, node.scan.length, rule.steps, node.scan.options)
+    return run(step, start, slices, node.scan.length, node.scan.options)
 
   def op(self, op: SeenOp, frame: Frame, known: list[Value]) -> Value:
     rule, weight, x = self._rule_of(op), known[op.weight], known[op.x][0]
@@ -119,9 +117,7 @@ class Acting(Walk):
     recurrent = self._recurrent.get(op.number, False)
     if recurrent is False:
       return {}
-    own = own_entries(op, recurrent)
-    return {'recurrent': recurrent, 'own': None if own is None else (
-        lambda w: jnp.where(own, w, jnp.zeros_like(w)))}
+    return {'recurrent': recurrent, 'own': keeping_own(op, recurrent)}
 
   def _assigned(self, op: SeenOp, rule: Rule, seen, params, weight: Value, x: Array) -> Array:
     moved = rule.reads_error and op.seen_x.axis not in (None, 0)

@@ -15,10 +15,10 @@ from bioprop.network.feedback import Draw, homes, init_feedback
 from bioprop.network.recurrence import Entries, entries
 from bioprop.network.see import data, parameter, see
 from bioprop.network.temporal import in_time, truncated
+from bioprop.network.truncation import Loop
 from bioprop.network.values import CONSTANT, Network, SeenOp
 from bioprop.rules import Rule
 from bioprop.rules.credit import tap
-from bioprop.rules.tbptt import TruncatedBackprop
 from bioprop.typing import Array, Key, PyTree
 
 # Maps (parameters by path, what takes no gradient, inputs) to outputs.
@@ -119,7 +119,7 @@ class Layered:
     return own, frozenset().union(*ends) - own
 
   @functools.cached_property
-  def _in_time(self) -> tuple[dict[int, Entries], dict[int, TruncatedBackprop]]:
+  def _in_time(self) -> tuple[dict[int, Entries], dict[int, Loop]]:
     loops = in_time(self.traced.network, self.rules)
     return ({number: entries(own) for number, own in loops.items()},
             truncated(self.traced.network, self.rules, loops))
@@ -132,11 +132,6 @@ class Layered:
       RecurrenceError: if a rule asks, and there are none, or it cannot act on them.
     """
     return self._in_time[0]
-
-  @property
-  def truncated(self) -> dict[int, TruncatedBackprop]:
-    """How errors are cut in time, by the number of each loop in which they are; as `recurrent`."""
-    return self._in_time[1]
 
   def check(self, name: str) -> None:
     """Refuses what would silently learn by backprop.
@@ -223,7 +218,8 @@ class Layered:
 
   def run(self, params: Mapping[str, Array], held: PyTree, inputs: PyTree, *,
           weights: Mapping[str, Array], direct: Mapping[Home, Mapping[str, Array]],
-          key: Key | None = None, taps: Mapping[int, Array] | None = None
+          key: Key | None = None, taps: Mapping[int, Array] | None = None,
+          loops: Mapping[int, Loop] | None = None
           ) -> tuple[PyTree, dict[int, Array]]:
     """Runs the function; its gradients are the rules'.
 
@@ -233,6 +229,7 @@ class Layered:
       direct: feedback shaped like activities.
       key: for rules that draw at each call.
       taps: what is added to the outputs of ops that are in no loop, by number.
+      loops: how loops are run that are to be no plain scans, by number.
 
     Returns:
       What the function returns, and the inputs of the ops with taps.
@@ -246,7 +243,7 @@ class Layered:
     walk = Acting(lambda op: self.rules[op.number], backed=frozenset(weights), direct=direct,
                   homes=homes(self.traced.network), error=self.output[1] if reads else None,
                   key=key, phis=self.phis, readouts=readouts, auxiliaries=auxiliaries,
-                  recurrent=self.recurrent, truncated=self.truncated, taps=taps)
+                  recurrent=self.recurrent, loops={**self._in_time[1], **(loops or {})}, taps=taps)
     arguments = [(params[path], weights[path]) if path in weights else (params[path],)
                  for path in self.traced.paths]
     arguments += [(leaf,) for leaf in jax.tree.leaves((held, inputs))]

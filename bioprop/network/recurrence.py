@@ -5,14 +5,16 @@ perhaps by way of other carries, and if its weight is the same at every step (th
 have weights of their own, and are no time).
 """
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from bioprop.network.layout import REMATS
 from bioprop.network.reach import dependencies
-from bioprop.network.values import Frame, Network, Node, SeenOp
+from bioprop.network.values import Frame, Kind, Network, Node, SeenOp
+from bioprop.typing import Array
 
 Tokens = frozenset[Any]  # Carries by position, and ops as ('op', number).
 # Which entries of an op's input are recurrent; an array that broadcasts to the input if only some.
@@ -37,6 +39,40 @@ def entries(loops: dict[int, Entries]) -> Entries:
   for own in loops.values():
     made = own if made is False else True if made is True or own is True else made | own
   return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Changing:
+  """What changes what a loop carries.
+
+  Attributes:
+    ops: by number.
+    parameters: those that do so elsewhere than in ops, by path.
+    deep: those of the ops whose input, but for its recurrent entries, parameters change already.
+  """
+  ops: frozenset[int]
+  parameters: frozenset[str]
+  deep: frozenset[int]
+
+
+def changing(network: Network, node: Node) -> Changing:
+  """What changes what a loop of the outermost frame carries."""
+  frame, flow = network.frame, _Flow()
+  own = lambda seen: frozenset(seen.paths if seen.kind is Kind.PARAMETER else ())
+  flow.frame(frame, [own(frame.seen[at]) for at in frame.inputs])
+  reached = _NOTHING.union(*flow.loops[node.loop][:node.scan.carried])
+  ops = frozenset(token[1] for token in reached if isinstance(token, tuple))
+  recurrent = _cycles(node)[1]
+  rest = lambda number: [tokens for at, (_, tokens) in enumerate(flow.reads[number].parts)
+                         if not (number in recurrent and recurrent[number][at])]
+  return Changing(ops, frozenset(token for token in reached if isinstance(token, str)),
+                  frozenset(number for number in ops if any(rest(number))))
+
+
+def keeping_own(op: SeenOp, recurrent: Entries) -> Callable[[Array], Array] | None:
+  """`Op.own` of an op, given which entries of its input are recurrent."""
+  own = own_entries(op, recurrent)
+  return None if own is None else lambda w: jnp.where(own, w, jnp.zeros_like(w))
 
 
 def own_entries(op: SeenOp, recurrent: Entries) -> np.ndarray | None:
@@ -114,8 +150,9 @@ def _visit(frame: Frame, found: dict[int, dict[int, Entries]]) -> None:
       for inner in step.frames:
         _visit(inner, found)
       if step.scan:
-        for number, own in _in_loop(step).items():
-          found.setdefault(number, {})[step.loop] = own
+        reads, on = _cycles(step)
+        for number, parts in on.items():
+          found.setdefault(number, {})[step.loop] = all(parts) or _mask(reads[number], parts)
 
 
 @dataclasses.dataclass
@@ -126,24 +163,23 @@ class _Reads:
   axis: int
 
 
-def _in_loop(node: Node) -> dict[int, Entries]:
-  """The ops that are recurrent in one scan."""
+def _cycles(node: Node) -> tuple[dict[int, _Reads], dict[int, list[bool]]]:
+  """What the ops in a scan read of its carries; and of those on cycles, which parts are."""
   scan, (body,) = node.scan, node.frames
-  first = scan.consts + scan.carried
-  reads: dict[int, _Reads] = {}
+  first, flow = scan.consts + scan.carried, _Flow()
   carries = [frozenset([at]) for at in range(scan.carried)]
-  outs = _flow(body, [*[_NOTHING] * scan.consts, *carries,
-                      *[_NOTHING] * (len(body.inputs) - first)], reads)[:scan.carried]
+  outs = flow.frame(body, [*[_NOTHING] * scan.consts, *carries,
+                           *[_NOTHING] * (len(body.inputs) - first)])[:scan.carried]
   reached = _closure([{to for to, own in enumerate(outs) if at in own}
                       for at in range(scan.carried)])
   found = {}
-  for number, read in reads.items():
+  for number, read in flow.reads.items():
     written = {at for at, own in enumerate(outs) if ('op', number) in own}
     cycle = written.union(*(reached[at] for at in written))
     on = [not cycle.isdisjoint(own) for _, own in read.parts]
     if any(on) and node.loop not in read.op.loops:
-      found[number] = all(on) or _mask(read, on)
-  return found
+      found[number] = on
+  return flow.reads, found
 
 
 def _mask(read: _Reads, on: Sequence[bool]) -> np.ndarray:
@@ -161,49 +197,61 @@ def _closure(edges: list[set[int]]) -> list[set[int]]:
     edges = grown
 
 
-def _flow(frame: Frame, inputs: Sequence[Tokens], reads: dict[int, _Reads]) -> list[Tokens]:
-  """What each output of a frame depends on differentiably, given what its inputs stand for."""
-  known: list[Tokens] = [_NOTHING] * len(frame.seen)
-  made: dict[int, Node] = {}
-  for at, own in zip(frame.inputs, inputs):
-    known[at] = own if frame.seen[at].live else _NOTHING
-  for step in frame.steps:
-    if isinstance(step, SeenOp):
-      _read(step, known, made, frame, reads)
-      known[step.out] = known[step.x] | {('op', step.number)}
-      continue
-    made.update((at, step) for at in step.outs)
-    for at, own in zip(step.outs, _through(step, [known[at] for at in step.ins], reads)):
+class _Flow:
+  """Follows tokens through a network, differentiably.
+
+  Attributes:
+    reads: what the inputs of ops depend on, by the op's number.
+    loops: what the outputs of scans depend on, by the scan's number.
+  """
+
+  def __init__(self):
+    self.reads: dict[int, _Reads] = {}
+    self.loops: dict[int, list[Tokens]] = {}
+
+  def frame(self, frame: Frame, inputs: Sequence[Tokens]) -> list[Tokens]:
+    """What each output of a frame depends on, given what its inputs stand for."""
+    known: list[Tokens] = [_NOTHING] * len(frame.seen)
+    made: dict[int, Node] = {}
+    for at, own in zip(frame.inputs, inputs):
       known[at] = own if frame.seen[at].live else _NOTHING
-  return [known[at] for at in frame.outs]
+    for step in frame.steps:
+      if isinstance(step, SeenOp):
+        self._read(step, known, made, frame)
+        known[step.out] = known[step.x] | {('op', step.number)}
+        continue
+      made.update((at, step) for at in step.outs)
+      for at, own in zip(step.outs, self._through(step, [known[at] for at in step.ins])):
+        known[at] = own if frame.seen[at].live else _NOTHING
+    return [known[at] for at in frame.outs]
 
+  def _read(self, op: SeenOp, known, made: dict[int, Node], frame: Frame) -> None:
+    at = op.x
+    while at in made and made[at].name in ('convert_element_type', 'copy', 'copy_p', 'name'):
+      at = made[at].ins[0]
+    parts, axis = [(1, known[op.x])], 0
+    if at in made and made[at].name == 'concatenate':
+      axis = made[at].eqn.params['dimension']
+      parts = [(frame.avals[one].shape[axis], known[one]) for one in made[at].ins]
+    if op.number in self.reads:  # Seen again with more known of a carry.
+      before = self.reads[op.number].parts
+      parts = [(size, own | old) for (size, own), (_, old) in zip(parts, before)]
+    self.reads[op.number] = _Reads(op, parts, axis)
 
-def _read(op: SeenOp, known, made: dict[int, Node], frame: Frame, reads) -> None:
-  at = op.x
-  while at in made and made[at].name in ('convert_element_type', 'copy', 'copy_p', 'name'):
-    at = made[at].ins[0]
-  parts, axis = [(1, known[op.x])], 0
-  if at in made and made[at].name == 'concatenate':
-    axis = made[at].eqn.params['dimension']
-    parts = [(frame.avals[one].shape[axis], known[one]) for one in made[at].ins]
-  if op.number in reads:  # Seen again with more known of a carry.
-    parts = [(size, own | old) for (size, own), (_, old) in zip(parts, reads[op.number].parts)]
-  reads[op.number] = _Reads(op, parts, axis)
-
-
-def _through(node: Node, ins: list[Tokens], reads) -> list[Tokens]:
-  """What the outputs of an equation depend on."""
-  if not node.frames:
-    return [_NOTHING.union(*(ins[at] for at in own)) for own in dependencies(node.eqn)]
-  if node.name in REMATS:
-    return _flow(node.frames[0], ins, reads)
-  if node.scan is None:
-    each = [_flow(branch, ins[1:], reads) for branch in node.frames]
-    return [_NOTHING.union(*outs) for outs in zip(*each)]
-  carry = slice(node.scan.consts, node.scan.consts + node.scan.carried)
-  while True:  # Until what the carry depends on stays the same.
-    outs = _flow(node.frames[0], ins, reads)
-    grown = [a | b for a, b in zip(ins[carry], outs)]
-    if grown == ins[carry]:
-      return outs
-    ins[carry] = grown
+  def _through(self, node: Node, ins: list[Tokens]) -> list[Tokens]:
+    """What the outputs of an equation depend on."""
+    if not node.frames:
+      return [_NOTHING.union(*(ins[at] for at in own)) for own in dependencies(node.eqn)]
+    if node.name in REMATS:
+      return self.frame(node.frames[0], ins)
+    if node.scan is None:
+      each = [self.frame(branch, ins[1:]) for branch in node.frames]
+      return [_NOTHING.union(*outs) for outs in zip(*each)]
+    carry = slice(node.scan.consts, node.scan.consts + node.scan.carried)
+    while True:  # Until what the carry depends on stays the same.
+      outs = self.frame(node.frames[0], ins)
+      grown = [a | b for a, b in zip(ins[carry], outs)]
+      if grown == ins[carry]:
+        self.loops[node.loop] = outs
+        return outs
+      ins[carry] = grown

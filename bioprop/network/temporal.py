@@ -1,9 +1,11 @@
 """What rules of recurrent networks ask of one: its recurrent ops, and the loops that they cut."""
+import functools
 from collections.abc import Mapping, Sequence
 
 from bioprop.errors import PatternError, RecurrenceError
 from bioprop.network.recurrence import Entries, entries, own_entries, recurrent_ops
 from bioprop.network.store import matches
+from bioprop.network.truncation import Loop, chunked_scan, truncated_scan
 from bioprop.network.values import Frame, Network, Node, SeenOp
 from bioprop.rules import Rule
 from bioprop.rules.tbptt import TruncatedBackprop
@@ -50,9 +52,8 @@ def in_time(network: Network, rules: Mapping[int, Rule]) -> Loops:
   return made
 
 
-def truncated(network: Network, rules: Mapping[int, Rule],
-              loops: Loops) -> dict[int, TruncatedBackprop]:
-  """How errors are cut in loops, by the number of the loop.
+def truncated(network: Network, rules: Mapping[int, Rule], loops: Loops) -> dict[int, Loop]:
+  """How loops are run in which errors are cut, by the number of the loop.
 
   Args:
     network: the network.
@@ -81,7 +82,9 @@ def truncated(network: Network, rules: Mapping[int, Rule],
               f'{type(found[loop]).__name__} cuts all that a loop carries, and the recurrent '
               f'weight {network.ops[number].path!r} of the same loop learns by {rules[number]!r}. '
               f'Give all recurrent weights of a cell one rule, with one pattern.')
-  return found
+  scans = {False: truncated_scan, True: chunked_scan}
+  return {loop: functools.partial(scans[rule.chunked], steps=rule.steps)
+          for loop, rule in found.items()}
 
 
 def _chosen(op: SeenOp, rule: Temporal, found: dict[int, Entries]) -> dict[int, Entries]:

@@ -12,11 +12,13 @@ from bioprop.typing import Array, PyTree
 State = tuple[PyTree, PyTree]
 # Maps a state and one step's slices to the state after and what is stacked.
 Step = Callable[[State, PyTree], tuple[State, PyTree]]
+# Runs a scan: (step, start, slices, length, the other options of `jax.lax.scan`).
+Loop = Callable[[Step, State, PyTree, int, dict[str, Any]], tuple[State, PyTree]]
 Cotangents = list[Array]
 
 
-def chunked_scan(step: Step, start: State, slices: PyTree, length: int, steps: int,
-                 options: dict[str, Any]) -> tuple[State, PyTree]:
+def chunked_scan(step: Step, start: State, slices: PyTree, length: int, options: dict[str, Any],
+                 *, steps: int) -> tuple[State, PyTree]:
   """A scan in which errors are stopped before the steps `steps`, 2 `steps`, ... in its order."""
 
   def counted(state, slices):
@@ -30,8 +32,8 @@ def chunked_scan(step: Step, start: State, slices: PyTree, length: int, steps: i
   return last, outs
 
 
-def truncated_scan(step: Step, start: State, slices: PyTree, length: int, steps: int,
-                   options: dict[str, Any]) -> tuple[State, PyTree]:
+def truncated_scan(step: Step, start: State, slices: PyTree, length: int, options: dict[str, Any],
+                   *, steps: int) -> tuple[State, PyTree]:
   """A scan in which each step's error is credited to that step and the `steps` - 1 before it.
 
   On the way back what is carried has a cotangent for each age of an error. The scan's start gets

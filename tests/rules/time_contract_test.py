@@ -147,7 +147,8 @@ def linen(cell, rule):
   variables = model.init(jax.random.key(0), jnp.asarray(X))
   grads = jax.jit(jax.grad(lambda p: loss(model.apply({**variables, 'params': p}, X))))(
       variables['params'])
-  return *_parted(variables['params']), *_parted(grads), variables.get('feedback', {}).get('readout')
+  stored = variables.get('feedback', {}).get('readout')
+  return *_parted(variables['params']), *_parted(grads), stored
 
 
 def modern(cell, rule):

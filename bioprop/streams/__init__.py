@@ -1,0 +1,1 @@
+"""Recurrent models that learn from streams, forward in time."""
