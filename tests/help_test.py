@@ -16,7 +16,7 @@ FLAGS = {
     'ntk': ['implementation', 'json', 'networks', 'peer', 'rounds'],
     'pictures': ['out'],
     'representation': [],
-    'speed': ['json', 'loop', 'models', 'probes', 'rounds', 'rules', 'seconds'],
+    'speed': ['json', 'loop', 'models', 'probes', 'rounds', 'rules', 'seconds', 'steps'],
     'sweep': ['data_dir', 'metric', 'rules', 'seeds'],
     'theory': ['config', 'out', 'overwrite'],
 }

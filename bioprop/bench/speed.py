@@ -3,8 +3,10 @@
     python -m bioprop.bench.speed [--models=mlp,lenet,...] [--rules=bp,fa,...] [--json=FILE]
     python -m bioprop.bench.speed --loop    # the training loop beside a bare scan
     python -m bioprop.bench.speed --probes  # 500 steps with all probes beside 500 without
+    python -m bioprop.bench.speed --models=rnn [--steps=100,1000,10000]  # offline, and online
 
-Models: mlp, lenet, resnet18 and transformer (four layers) in linen, nnx_mlp and nnx_cnn in NNX.
+Models: mlp, lenet, resnet18 and transformer (four layers) in linen, nnx_mlp and nnx_cnn in NNX;
+rnn, a GRU on sequences, beside backprop through time under rules of time (tbptt: of 5 steps).
 Everything is measured in one run. All steps of a model are compiled first, and timed at that; then,
 round after round, each is run for a while in turn, so that a machine that speeds up or slows down
 does so for all. A ratio is the median over rounds of a rule's time over the plain step's time of
@@ -18,11 +20,13 @@ import time
 import jax
 from absl import app, flags, logging
 
-from bioprop.bench import epochs, nnx_steps, probed, steps
-from bioprop.rules import RULES
+from bioprop.bench import epochs, nnx_steps, probed, steps, streamed
+from bioprop.rules import OF_TIME, RULES
 from bioprop.training import cli
 
 CASES = {**steps.CASES, **nnx_steps.CASES}
+_RNN = 'rnn'
+_OF_LAYERS = [rule for rule in RULES if rule not in OF_TIME]
 
 
 def measure(name: str, rules: list[str], rounds: int, seconds: float) -> list[dict]:
@@ -90,12 +94,13 @@ def _check(name, given, valid):
 
 
 def define_flags() -> None:
-  """Defines --models, --rules, --json, --rounds, --seconds, --probes, --loop."""
-  flags.DEFINE_list('models', list(CASES), 'Models to time; without: all.')
-  flags.DEFINE_list('rules', list(RULES), 'Rules to time; without: all.')
+  """Defines --models, --rules, --json, --rounds, --seconds, --steps, --probes, --loop."""
+  flags.DEFINE_list('models', list(CASES), f'Models to time, and {_RNN}; without: all but that.')
+  flags.DEFINE_list('rules', None, 'Rules to time; without: all that can act on the model.')
   flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
   flags.DEFINE_integer('rounds', 15, 'Rounds of each model.', lower_bound=1)
   flags.DEFINE_float('seconds', 0.5, 'Time of the plain step in one round.', 0.0)
+  flags.DEFINE_list('steps', ['100', '1000', '10000'], f'Lengths of the sequences of {_RNN}.')
   flags.DEFINE_boolean('probes', False, 'Time epochs with and without probes instead.')
   flags.DEFINE_boolean('loop', False, 'Time epochs of the training loop instead.')
 
@@ -104,13 +109,20 @@ def main(argv):
   """Prints a table for each model, and writes all rows as JSON where asked to."""
   del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)  # app.run raises it, and jax tells of absent backends.
-  _check('models', flags.FLAGS.models, CASES)
-  _check('rules', flags.FLAGS.rules, RULES)
+  _check('models', flags.FLAGS.models, [*CASES, _RNN])
+  _check('rules', flags.FLAGS.rules or [], RULES)
+  for value in flags.FLAGS.steps:
+    if not value.isdigit() or int(value) < 1:
+      raise app.UsageError(f'--steps has {value!r}; give whole numbers, such as 100,1000.')
   print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
   rows = []
   for name in flags.FLAGS.models:
-    if flags.FLAGS.probes:
-      for rule in flags.FLAGS.rules if name in probed.CASES else ():
+    if name == _RNN:
+      rows += (new := streamed.measure(flags.FLAGS.rules or list(streamed.RULES),
+                                       list(map(int, flags.FLAGS.steps)), flags.FLAGS.rounds))
+      _print(new, ['model', 'rule', 'form', 'steps', 'step_ms', 'ratio', 'peak_mb'])
+    elif flags.FLAGS.probes:
+      for rule in (flags.FLAGS.rules or _OF_LAYERS) if name in probed.CASES else ():
         rows += (new := probed.measure(name, rule, flags.FLAGS.rounds))
         _print(new, ['model', 'rule', 'probes', 'epoch_s', 'ratio'])
     elif flags.FLAGS.loop:
@@ -118,7 +130,8 @@ def main(argv):
         rows += (new := epochs.measure(name, flags.FLAGS.rounds))
         _print(new, ['model', 'loop', 'epoch_s', 'ratio'])
     else:
-      rows += (new := measure(name, flags.FLAGS.rules, flags.FLAGS.rounds, flags.FLAGS.seconds))
+      rows += (new := measure(name, flags.FLAGS.rules or _OF_LAYERS, flags.FLAGS.rounds,
+                             flags.FLAGS.seconds))
       plain = new[0]['peak_mb']
       _print([{**row, 'peak_ratio': f'{row["peak_mb"] / plain:.2f}'} for row in new],
              ['model', 'rule', 'step_ms', 'ratio', 'peak_mb', 'peak_ratio', 'trace_s', 'compile_s',

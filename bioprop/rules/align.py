@@ -11,7 +11,9 @@ network's output, a superscript 0 for the initial network on the same input, and
 all from delta_L = e(t). At initialisation all four are equal; in wide networks they stay close, as
 the weights align with the activities that they see. align_prop is feedback alignment with B = W(0);
 align_zero moves the parameters along the network's linearisation (its lazy limit) while the output
-is the network's own. The same holds for every other parameter, such as a normalisation's scale.
+is the network's own. The same holds for every other parameter, such as a normalisation's scale. In
+time, errors travel back through W(0) of recurrent weights; the initial network runs through the
+same sequence, and under align_ada and align_zero its states decide at every step.
 
 The authors' code lets the last hidden layer's own update under align_ada use the current phi', as
 its pooling is not stopped there; here all of delta0 is the initial network's, as defined.

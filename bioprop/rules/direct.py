@@ -16,6 +16,10 @@ location and channel; spatial='shared' draws it for each channel, and all locati
 same signal, as they share a convolution's kernel (the choice of Sanfiz & Akrout 2021, BioTorch,
 arXiv 2108.13446). The heads of an attention count as locations ([n, T, heads, d]).
 
+In time. Inside of a loop over steps the error is that of the whole sequence: the input of each op,
+recurrent or not, receives it through its B, at every step the same. Nothing is sent through
+recurrent weights, and what a cell carries elementwise carries the signal back, exactly.
+
 Memory. B of spatial='full' has a row for each output and a column for each number in a sample's
 input: 1000 classes and 112 x 112 locations of 64 channels make 3 GiB, in one layer. `max_gib` keeps
 this from being found out by an allocation that fails: what is larger is refused with the words to

@@ -9,6 +9,9 @@ initial weights:
 with W~ an independent draw. rho = 0 is feedback alignment; rho = 1 is B = W(0). The readout's
 feedback is drawn in the same way.
 
+In time. A recurrent weight has a B too, and errors travel back through it from step to step, as
+through W under backprop through time; what a cell carries elementwise is exact.
+
 Scale. W~ is drawn by the layer's own initialiser, as W was (Bordelon & Pehlevan draw both from
 N(0, 1)), and the whole of B is multiplied by `scale`. At scale 1 the signal that travels back is at
 the start as large as backprop's. It is not as harmless: it does not descend until the weights have

@@ -13,6 +13,9 @@ any. As nothing is sent down, elementwise parameters below another layer (norm s
 Reduction. The error that arrives contains the loss's reduction: under a mean over n samples it is
 -Delta / n. The rule is quadratic in Delta, so it must undo this before squaring; `reduction` says
 how the loss was reduced over samples (and positions).
+
+In time. Inside of a loop over steps a sample's square is that of its whole sequence, by which each
+step's activities are multiplied; nothing is sent back in time, and recurrent weights learn alike.
 """
 import dataclasses
 import math

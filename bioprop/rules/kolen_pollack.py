@@ -8,6 +8,7 @@ With weight decay lambda and learning rate eta, W - B shrinks by (1 - eta lambda
 B converges to W and the rule to backprop. B is therefore a parameter, beside the kernel in
 `params`, and the optimiser must treat both alike: with decay (optax.adamw,
 optax.add_decayed_weights) they align; without it their difference stays what it was at the start.
+In time, errors travel back through the B of a recurrent weight.
 """
 import dataclasses
 

@@ -3,7 +3,7 @@
 Every layer keeps its initial weights but those whose output reaches the network's output through no
 other layer; these receive their true gradient (the lazy limit of direct feedback alignment and of
 the Hebbian rule in Bordelon & Pehlevan 2023, arXiv 2210.02157, section 2, and the baseline of
-Boopathy & Fiete 2022, arXiv 2106.08453).
+Boopathy & Fiete 2022, arXiv 2106.08453). In time: recurrent weights keep their initial values too.
 """
 import dataclasses
 

@@ -11,7 +11,8 @@ of W. Here its pseudogradient is rate (B - xi y^T / n), xi ~ N(0, 1), n the numb
 each weight takes part in: it settles at W itself, whatever the optimiser. B is a parameter beside
 the kernel in `params`, as under Kolen-Pollack; but it needs no weight decay, and it follows W from
 any start. The paper alternates phases of noise and of training; here every step does both,
-each layer by itself, so that no noise reaches the output. It costs two more products a layer.
+each layer by itself, so that no noise reaches the output. It costs two more products a layer. In
+time, errors travel back through the B of a recurrent weight.
 """
 import dataclasses
 

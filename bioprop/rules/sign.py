@@ -1,7 +1,8 @@
 """What the sign-symmetric rules share: feedback with the signs of the weights.
 
 Liao, Leibo & Poggio 2016 (arXiv 1510.05067); Xiao et al. 2019 (arXiv 1811.03567). Only the
-magnitudes differ, and each rule says what they are.
+magnitudes differ, and each rule says what they are. In time, errors travel back through the signs
+of recurrent weights.
 """
 from collections.abc import Callable
 

@@ -12,7 +12,8 @@ be. The readout sees the true error.
 The target is read from the error: it is the class whose entry is the lowest, where there is one
 below zero. So the loss must be a classification loss on one-hot targets (softmax or sigmoid
 cross-entropy; squares, once no output lies above its target by more than the target class lies
-below). Samples and positions without an error, such as masked ones, have no target.
+below). Samples and positions without an error, such as masked ones, have no target. In time it does
+as direct feedback alignment does.
 """
 import dataclasses
 import math

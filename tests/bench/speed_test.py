@@ -4,11 +4,12 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 import bioprop
-from bioprop.bench import epochs, nnx_steps, speed, steps
+from bioprop.bench import epochs, nnx_steps, speed, steps, streamed
 from bioprop.models import MLP, MODELS
 
 
@@ -74,3 +75,15 @@ def test_unknown_model_is_one_line_with_the_choices(python):
   assert ran.returncode == 1
   assert 'choose from mlp, lenet, resnet18' in ran.stderr + ran.stdout
   assert 'Traceback' not in ran.stderr
+
+
+@pytest.mark.slow
+def test_streams_need_the_same_memory_however_long():
+  """And give the same gradient; offline it grows with the length."""
+  rows = streamed.measure(['rflo'], [50, 500], 1)
+  peak = {(row['form'], row['steps']): row['peak_mb'] for row in rows}
+  assert peak['online', 50] == peak['online', 500]
+  assert peak['offline', 500] > 5 * peak['offline', 50]
+  (one, given), (other, known) = streamed.offline('rflo', 20), streamed.online('rflo', 20)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+               one(*given), other(*known))

@@ -11,6 +11,7 @@ from bioprop import measure
 from bioprop.errors import MeasureError
 from bioprop.models import MLP, RNN, LeNet, Transformer
 from bioprop.models.resnet import ResNet
+from bioprop.rules import OF_TIME
 
 RNG = np.random.RandomState(0)
 KEY = jax.random.key(0)
@@ -123,8 +124,8 @@ def check(name, rule):
 @pytest.mark.parametrize('rule', LINEAR)
 @pytest.mark.usefixtures('x64', 'quick')
 def test_every_rule(rule):
-  """On a multi-layer perceptron, against naive Jacobians in float64."""
-  check('mlp', rule)
+  """On a multi-layer perceptron, or a recurrent network, against naive Jacobians in float64."""
+  check('rnn' if rule in OF_TIME else 'mlp', rule)
 
 
 @pytest.mark.parametrize('name, rule', [
