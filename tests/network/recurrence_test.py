@@ -64,6 +64,16 @@ def top_down(p, x):
   return scan(step, x, (ZERO, ZERO))
 
 
+def across(p, x):
+  """Two layers that hear each other, each one step later: the cycle takes two steps."""
+
+  def step(state, x):
+    low, high = state
+    return (jnp.tanh(x @ p['inp'] + high @ p['top']), jnp.tanh(low @ p['up'])), high @ p['out']
+
+  return scan(step, x, (ZERO, ZERO))
+
+
 def joined(p, x):
   """One matrix for input and state, as Haiku's LSTM has it."""
 
@@ -133,7 +143,7 @@ def cut(p, x):
 @pytest.mark.parametrize('network, want', [
     (simple, {'rec'}), (lambda p, x: simple(p, x, reverse=True), {'rec'}),
     (lambda p, x: simple(p, x, jax.checkpoint), {'rec'}), (stacked, {'rec'}),
-    (top_down, {'top', 'up'}), (chunks, {'rec'}), (branching, {'rec'}), (counted, {'rec'}),
+    (top_down, {'top', 'up'}), (across, {'top', 'up'}), (chunks, {'rec'}), (branching, {'rec'}), (counted, {'rec'}),
     (layers, set()), (shared, {'rec'}), (cut, set())])
 def test_what_is_recurrent(network, want):
   """Ops on a cycle, as one reads them off the network."""
