@@ -1,10 +1,11 @@
-"""What learning rules do to networks of infinite width. Nothing here knows Flax.
+"""What learning rules do, in theory: to networks of infinite width first. Nothing knows Flax.
 
 Lazy networks, whose features do not move: `lazy_kernels` and `predict`. Rich ones at any gamma_0:
 `solve_dmft`; of linear units `solve_linear`; on whitened data `two_layer`. What gradient flow under
-feedback alignment guarantees: `flows`.
+feedback alignment guarantees: `flows`. Linear recurrent networks of any size under rules that
+assign credit in time: `recurrent`.
 """
-from bioprop.theory import flows
+from bioprop.theory import flows, recurrent
 from bioprop.theory.activations import (
     Activation,
     Cos,
@@ -25,5 +26,5 @@ from bioprop.theory.two_layer import TwoLayer, feedback_limit, two_layer
 __all__ = [
     'Activation', 'Cos', 'Erf', 'LazyKernels', 'Linear', 'Quadrature', 'ReLU', 'Sin', 'Solution',
     'TwoLayer', 'as_activation', 'feedback_limit', 'flows', 'lazy_kernels', 'memory', 'predict',
-    'predict_steps', 'solve_dmft', 'solve_linear', 'two_layer',
+    'predict_steps', 'recurrent', 'solve_dmft', 'solve_linear', 'two_layer',
 ]
