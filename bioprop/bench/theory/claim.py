@@ -26,6 +26,23 @@ class Series(NamedTuple):
   measured_x: np.ndarray | None = None
 
 
+class Field(NamedTuple):
+  """A panel: a flow in the plane, and what is drawn upon it.
+
+  Attributes:
+    title: of the panel.
+    x: [n].
+    y: [m].
+    flow: components along x and y, [2, m, n].
+    series: as those of a claim.
+  """
+  title: str
+  x: np.ndarray
+  y: np.ndarray
+  flow: np.ndarray
+  series: Sequence[Series]
+
+
 class Claim(NamedTuple):
   """A claim and the evidence.
 
@@ -38,6 +55,7 @@ class Claim(NamedTuple):
     series: what the figure shows.
     axes: labels of x and y.
     scales: of the axes, 'linear' or 'log'.
+    fields: panels of their own, in place of the series.
   """
   name: str
   text: str
@@ -47,13 +65,34 @@ class Claim(NamedTuple):
   series: Sequence[Series]
   axes: tuple[str, str]
   scales: tuple[str, str] = ('linear', 'linear')
+  fields: Sequence[Field] = ()
 
 
 def draw(claim: Claim, path: pathlib.Path) -> None:
   """Writes the figure: lines are predictions, points are measurements."""
-  figure = Figure(figsize=(6.4, 4), layout='constrained')
-  axes = figure.subplots()
-  for number, one in enumerate(claim.series):
+  panels = claim.fields or (None,)
+  figure = Figure(figsize=(6.4, 4) if len(panels) == 1 else (3.2 * len(panels), 3.8),
+                  layout='constrained')
+  for axes, field in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    if field is not None:
+      axes.streamplot(field.x, field.y, *field.flow, color='lightgray', linewidth=0.6,
+                      arrowsize=0.6, density=0.9, zorder=0)
+      axes.set(title=field.title, xlim=field.x[[0, -1]], ylim=field.y[[0, -1]])
+    _draw_series(axes, claim.series if field is None else field.series)
+    axes.set(xlabel=claim.axes[0], ylabel=claim.axes[1], xscale=claim.scales[0],
+             yscale=claim.scales[1])
+  if claim.fields:
+    figure.suptitle(claim.text, fontsize=9, wrap=True)
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=6,
+                  fontsize=8)  # Series of one index have one colour in all panels.
+  else:
+    axes.legend(fontsize=8)
+    axes.set_title(claim.text, fontsize=9, wrap=True)
+  figure.savefig(path, dpi=110)
+
+
+def _draw_series(axes, series: Sequence[Series]) -> None:
+  for number, one in enumerate(series):
     color, label = f'C{number % 10}', one.label
     if one.predicted is not None:
       axes.plot(one.x, one.predicted, color=color, label=label)
@@ -64,11 +103,6 @@ def draw(claim: Claim, path: pathlib.Path) -> None:
       spread = None if one.spread is None else one.spread[::every]
       axes.errorbar(points[::every], one.measured[::every], spread, color=color, label=label,
                     fmt='o', markersize=4, capsize=2)
-  axes.set(xlabel=claim.axes[0], ylabel=claim.axes[1], xscale=claim.scales[0],
-           yscale=claim.scales[1])
-  axes.set_title(claim.text, fontsize=9, wrap=True)
-  axes.legend(fontsize=8)
-  figure.savefig(path, dpi=110)
 
 
 def table(claims: Sequence[Claim]) -> str:

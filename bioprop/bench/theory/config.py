@@ -8,7 +8,7 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   """Returns the default configuration, which each file configs/theory_*.py overrides.
 
   Args:
-    experiment: 'dynamics', 'lazy', 'two_layer', 'conservation' or 'minimum_norm'.
+    experiment: 'dynamics', 'lazy', 'two_layer', 'conservation', 'minimum_norm' or 'recurrent'.
   """
   config = ml_collections.ConfigDict()
   config.experiment = experiment
@@ -27,6 +27,13 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   config.steps = 50
   # Rules, perhaps with rho, gamma0 and learning_rate of their own.
   config.cases = ({'rule': 'fa'},)
+
+  # Of 'recurrent' alone. The teacher's modes a*, b* and w*; the first is that of single modes.
+  config.modes = ((1.0, 1.0, 0.6),)
+  config.horizons = (12, 24)  # Of whole networks, and of modes, whose theory has no end.
+  config.rates = (0.05, 0.03, 0.02, 0.01)  # Learning rates, all for the same time.
+  config.start = 0.1  # Standard deviation of students' weights.
+  config.points = 2000  # At random on manifolds of random teachers.
 
   config.gammas = (0.15, 1.0, 6.0)  # Richness whose ends 'two_layer' compares.
   config.widths = (125, 250, 500, 1000)

@@ -1,7 +1,7 @@
 """The experiments by name: each gives claims with their evidence."""
 import difflib
 
-from bioprop.bench.theory import dynamics
+from bioprop.bench.theory import dynamics, recurrent
 from bioprop.bench.theory.claim import Claim
 from bioprop.bench.theory.claims import CLAIMS, NEEDS
 from bioprop.bench.theory.flows import conservation, minimum_norm
@@ -50,4 +50,5 @@ def _dynamics(config) -> list[Claim]:
 
 
 EXPERIMENTS = {'dynamics': _dynamics, 'lazy': lazy, 'two_layer': two_layer,
-               'conservation': conservation, 'minimum_norm': minimum_norm}
+               'conservation': conservation, 'minimum_norm': minimum_norm,
+               'recurrent': recurrent.run}

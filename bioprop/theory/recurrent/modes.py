@@ -22,11 +22,12 @@ tr(W) / n for all of them, and each is as under rflo with a leak that is the mea
 
 bptt keeps a^2 - b^2, and eprop with fixed feedback a^ a - b^2 / 2.
 """
+import warnings
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy.integrate import solve_ivp
+from scipy.integrate import LSODA
 
 from bioprop.errors import TheoryError
 from bioprop.theory.recurrent import credit as credit_lib
@@ -181,20 +182,25 @@ def _flow(how: credit_lib.Credit, student: Mode, teacher: Mode) -> Mode:
 
 def _integrated(how: credit_lib.Credit, start: np.ndarray, teacher: Mode, times: np.ndarray):
   """a, b and w [3, T], and when |w| reached 1."""
-  def escape(_, state):
-    return _EDGE - abs(state[2])
-
-  escape.terminal, escape.direction = True, -1
   # A trial step may go beyond the edge, from where it is taken back: the flow there is finite.
   held = lambda state: Mode(state[0], state[1], np.clip(state[2], -_EDGE, _EDGE))
-  with np.errstate(over='ignore', invalid='ignore'):
-    found = solve_ivp(lambda _, state: np.array(_flow(how, held(state), teacher)),
-                      (times[0], times[-1]), start, method='LSODA', t_eval=times, events=escape,
-                      rtol=_ACCURACY, atol=_ACCURACY)
-  if found.status < 0:
-    raise TheoryError(f'{how.rule} from a, b, w = {", ".join(f"{one:g}" for one in start)} cannot '
-                      f'be integrated beyond time {found.t[-1] if len(found.t) else times[0]:g} '
-                      f'({found.message}). Ask for times before it.')
   course = np.full((3, len(times)), np.nan)
-  course[:, :found.y.shape[1]] = found.y
-  return course, found.t_events[0][0] if found.status == 1 else np.inf
+  course[:, 0], known = start, 1
+  with np.errstate(over='ignore', invalid='ignore'), warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # The solver's status says what it warns of.
+    solver = LSODA(lambda _, state: np.array(_flow(how, held(state), teacher)), times[0], start,
+                   times[-1], rtol=_ACCURACY, atol=_ACCURACY)
+    while solver.status == 'running':
+      inside = abs(solver.y[2])
+      why = solver.step()
+      if solver.status == 'failed' or not np.isfinite(solver.y).all():
+        raise TheoryError(
+            f'{how.rule} from a, b, w = {", ".join(f"{one:g}" for one in start)} cannot be '
+            f'integrated beyond time {solver.t:g} ({why}). Ask for times before it.')
+      if abs(solver.y[2]) >= max(_EDGE, inside):
+        return course, solver.t
+      reached = int(np.searchsorted(times, solver.t, side='right'))
+      if reached > known:
+        course[:, known:reached] = solver.dense_output()(times[known:reached])
+        known = reached
+  return course, np.inf
