@@ -58,6 +58,9 @@ def test_modes_are_sums_over_the_past(rule, options):
                   feedback[at])
     np.testing.assert_allclose(loss[at], want[0], rtol=1e-12)
     np.testing.assert_allclose([one[at] for one in flow], want[1], rtol=1e-10, atol=1e-13)
+  close = Mode(TEACHER.a + 1e-9, TEACHER.b, TEACHER.w - 1e-9)
+  np.testing.assert_allclose(recurrent.mode_loss(close, TEACHER),
+                             series('bptt', {}, close, TEACHER, 0)[0], rtol=1e-5)
 
 
 def test_bptt_is_the_gradient_and_others_are_not():

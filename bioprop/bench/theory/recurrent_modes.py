@@ -64,13 +64,13 @@ def _flow(config, case: Mapping, states: Mode, feedback, teachers: Mode) -> np.n
 
 def _jacobian(config, case: Mapping, states: Mode, feedback, teachers: Mode) -> np.ndarray:
   """Of that flow, [..., 3, 3], by central differences."""
-  columns = []
-  for at in range(3):
-    ahead, behind = (_flow(config, case, Mode(*(one + sign * _STEP * (which == at)
-                                                for which, one in enumerate(states))), feedback,
-                           teachers) for sign in (1, -1))
-    columns.append((ahead - behind) / (2 * _STEP))
-  return np.moveaxis(np.stack(columns), (0, 1), (-1, -2))
+  states = np.stack(np.broadcast_arrays(*states))
+  # All of them at once, [2, 3, ...]: each call would be compiled by itself.
+  moves = np.multiply.outer(_STEP * np.array([1, -1]), np.eye(3))
+  moved = moves.reshape(2, 3, 3, *[1] * (states.ndim - 1)) + states
+  ahead, behind = np.moveaxis(
+      _flow(config, case, Mode(*np.moveaxis(moved, 2, 0)), feedback, teachers), 1, 0)
+  return np.moveaxis((ahead - behind) / (2 * _STEP), (0, 1), (-2, -1))
 
 
 def _trace_determinant(jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +248,7 @@ def _detour(config, cases: Mapping) -> Claim:
   teacher, case, rate = _first(config), cases['rflo'], config.learning_rate
   start = Mode(teacher.a, teacher.b, teacher.w - _OFF)
   feedback, every = -_FEEDBACK * np.sign(teacher.a), 25
-  updates = config.steps // every * every
+  updates = config.steps // 4 // every * every
   times = rate * np.arange(0, updates + 1, every)
   path = recurrent.trajectory('rflo', start, teacher, times,
                               **networks.options(case, feedback)).modes
