@@ -14,6 +14,6 @@ def get_config():
   config.cases = ({'rule': 'bptt'}, {'rule': 'tbptt', 'steps': 1}, {'rule': 'rflo', 'leak': 0.5},
                   {'rule': 'eprop'})
   config.widths, config.seeds = (4, 8), 20
-  config.learning_rate, config.steps = 0.01, 6000
+  config.learning_rate, config.steps = 0.01, 4000
   config.level = 0.01  # Share of its first loss at which a start counts as solved.
   return config

@@ -9,7 +9,7 @@ from bioprop.bench.theory import recurrent, recurrent_modes
 from bioprop.bench.theory import recurrent_networks as networks
 from bioprop.bench.theory.claim import Claim, Field, Series, draw
 from bioprop.bench.theory.experiments import run
-from bioprop.errors import ConfigError
+from bioprop.errors import ConfigError, TheoryError
 from bioprop.theory.recurrent import Linearised, Mode, Network
 
 CASES = ({'rule': 'bptt'}, {'rule': 'tbptt', 'steps': 1}, {'rule': 'rflo', 'leak': 0.5},
@@ -105,6 +105,7 @@ def test_numbers_of_a_matrix():
   steps = np.arange(4000)
   loss = (1e-3 * (1 - 0.01 * 1.5)**steps + 1e-3 * (1 - 0.01 * 9)**steps)**2
   np.testing.assert_allclose(recurrent_modes._decay(loss, 0.01), 1.5, rtol=1e-3)
+  assert np.isnan(recurrent_modes._decay(np.append(loss, np.nan), 0.01))
 
 
 def course(loss, w=0.0):
@@ -122,15 +123,21 @@ def solved(bptt, rflo):
 
 
 def test_shares():
-  """Failures at large rates alone; at all of them, at none, of bptt."""
-  agree = lambda small_rate, large_rate: tuple(one.agrees for one in recurrent._shares(
-      small(), {0.02: solved(*small_rate), 0.06: solved(*large_rate)}))
-  assert agree((4, 4), (4, 2)) == (True, True)
-  assert agree((4, 2), (4, 2)) == (True, False)
-  assert agree((4, 4), (4, 4)) == (False, False)
-  assert agree((4, 4), (3, 2)) == (False, True)
-  claim = recurrent._shares(small(), {0.02: solved(4, 4), 0.06: solved(4, 2)})[0]
-  assert claim.measured == claim.predicted == 'at rate 0.06 bptt 4, tbptt 4, rflo 2, eprop 2'
+  """Failures at all rates, or at large ones alone; at none; of bptt."""
+  judged = lambda large, small: [
+      one(small_config, {0.1: {0.02: solved(*small[0]), 0.06: solved(*small[1])},
+                         0.3: {0.02: solved(*large[0]), 0.06: solved(*large[1])}})
+      for one in (recurrent._share, recurrent._small_starts)]
+  small_config = small()
+  agree = lambda *both: tuple(claim.agrees for claim in judged(*both))
+  some, none = [(4, 2), (4, 1)], [(4, 4), (4, 2)]
+  assert agree(some, none) == (True, True)
+  assert agree(none, some) == (False, False)
+  assert agree([(3, 2), (4, 1)], [(4, 4), (4, 4)]) == (False, False)
+  assert agree(some, [(3, 4), (4, 2)]) == (True, False)
+  claim = judged(some, none)[0]
+  assert claim.measured == claim.predicted == (
+      'rate 0.02: bptt 4, tbptt 4, rflo 2, eprop 2; rate 0.06: bptt 4, tbptt 4, rflo 1, eprop 1')
 
 
 def test_exact():
@@ -138,6 +145,11 @@ def test_exact():
   good = (course([0.1, np.nan]), course([0.1, 0.2]))
   assert recurrent._exact(small(), {'bptt': good}).agrees
   assert not recurrent._exact(small(), {'bptt': (course([0.1, 0.1]), good[1])}).agrees
+  lost = {'bptt': good, 'rflo': (course([np.nan]), course([0.1]))}
+  assert not recurrent._exact(small(), lost).agrees
+  lost['rflo'] = (course([0.1], np.nan), course([0.1]))
+  with pytest.raises(TheoryError, match='1 of 1 networks of 4 units diverge under rflo.*0.01'):
+    recurrent._refuse_lost(small(), lost)
 
 
 def test_ranks():
@@ -176,7 +188,7 @@ def test_wrong_theories_are_found(monkeypatch):
     ('cases', CASES[:3], "one case of each rule.*has \\['bptt', 'tbptt', 'rflo'\\]"),
     ('cases', ({}, *CASES[1:]), 'one case of each rule'),
     ('widths', (4,), 'are to be two'), ('widths', (1, 4), 'no width less than the modes, 2'),
-    ('modes', ((1.0, 1.0, 0.6),), 'two or more'), ('rates', (0.1,), 'two or more')])
+    ('modes', ((1.0, 1.0, 0.6),), 'two or more'), ('starts', (0.1,), 'two or more')])
 def test_what_cannot_be_compared_is_refused(name, value, told):
   """Before anything is trained."""
   config = small()
@@ -201,7 +213,7 @@ def test_experiment():
   """All claims in their order; what is exact is, and an unaligned student is none of modes."""
   claims = {one.name: one for one in run(small())}
   assert list(claims) == ['modes', 'manifolds', 'stability', 'rates', 'detour', 'exact',
-                          'unaligned', 'rank', 'spectrum', 'share', 'steps']
+                          'unaligned', 'rank', 'spectrum', 'share', 'small_starts']
   for name in ('modes', 'manifolds', 'stability', 'rates', 'detour', 'exact', 'rank'):
     assert claims[name].agrees, claims[name]
   assert not claims['unaligned'].agrees

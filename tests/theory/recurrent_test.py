@@ -212,7 +212,7 @@ def test_what_is_conserved():
 
 MODE, ONES = Mode(1.0, 1.0, 0.5), Network(np.ones((1, 2)), np.ones((2, 1)), np.eye(2) / 2)
 BASES = (np.eye(2), np.eye(2), np.eye(2))
-BAD = Mode(np.ones(2), np.ones(3), 0.5)
+BAD, PAIR = Mode(np.ones(2), np.ones(3), 0.5), Mode(*np.full((3, 2), 0.5))
 
 
 @pytest.mark.parametrize('call, match', [
@@ -229,7 +229,15 @@ BAD = Mode(np.ones(2), np.ones(3), 0.5)
     (lambda: recurrent.mode_flow('rflo', MODE, MODE, feedback={}), 'cannot be read as numbers'),
     (lambda: recurrent.mode_loss((1.0, 2.0), MODE), r'student is \(1.0, 2.0\)'),
     (lambda: recurrent.mode_loss(MODE, Mode(1.0, 1.0, -1.0)), 'w of the teacher is -1'),
-    (lambda: recurrent.mode_loss(BAD, MODE), r'\[\(2,\), \(3,\), \(\)\] \(student\)'),
+    (lambda: recurrent.mode_loss(BAD, MODE), r'student \(2,\) \(3,\) \(\), teacher \(\)'),
+    (lambda: recurrent.mode_flow('rflo', PAIR, MODE, feedback=np.ones(3)), r'feedback \(3,\)\.'),
+    (lambda: recurrent.trajectory('rflo', PAIR, MODE, [0, 1], feedback=np.ones(3)), 'not match'),
+    (lambda: recurrent.network_loss(1.0, ONES), r'student has matrices of shapes \[\]'),
+    (lambda: recurrent.to_modes(ONES, *BASES), r'A, B and W have shapes \[\(1, 2\)'),
+    (lambda: recurrent.to_modes(ONES, np.ones(2), *BASES[1:]), 'bases'),
+    (lambda: recurrent.manifold(PAIR, np.ones(3)), r's \(3,\)\.'),
+    (lambda: recurrent.linearised('rflo', MODE, np.ones(2), feedback=np.ones(3)), 'not match'),
+    (lambda: recurrent.saddle('bptt', PAIR, np.zeros(3)), 'not match'),
     (lambda: recurrent.trajectory('bptt', MODE, MODE, [0.0, 0.0]), 'times are to increase'),
     (lambda: recurrent.manifold(MODE, 0.0), 's=0 is not on the manifold'),
     (lambda: recurrent.manifold(Mode(0.0, 1.0, 0.5), 1.0), 'never seen'),
@@ -250,7 +258,7 @@ BAD = Mode(np.ones(2), np.ones(3), 0.5)
      'of inputs are not orthonormal'),
     (lambda: recurrent.rank_bound('rflo', (2, 0), 1), 'shape=0'),
     (lambda: recurrent.rank_bound('fa', (2, 2), 1), "rule='fa' is none"),
-], ids=range(31))
+], ids=range(39))
 def test_errors(call, match):
   """What there is no theory of, in one paragraph with the line to type."""
   with pytest.raises(TheoryError, match=match) as caught:

@@ -31,8 +31,8 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   # Of 'recurrent' alone. The teacher's modes a*, b* and w*; the first is that of single modes.
   config.modes = ((1.0, 1.0, 0.6),)
   config.horizons = (12, 24)  # Of whole networks, and of modes, whose theory has no end.
-  config.rates = (0.05, 0.03, 0.02, 0.01)  # Learning rates, all for the same time.
-  config.start = 0.1  # Standard deviation of students' weights.
+  config.rates = (0.04, 0.02, 0.01)  # Learning rates, all for the same time.
+  config.starts = (0.1, 0.3)  # Standard deviations of students' weights.
   config.points = 2000  # At random on manifolds of random teachers.
 
   config.gammas = (0.15, 1.0, 6.0)  # Richness whose ends 'two_layer' compares.

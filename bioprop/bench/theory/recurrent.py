@@ -15,7 +15,7 @@ from absl import logging
 from bioprop.bench.theory import recurrent_modes
 from bioprop.bench.theory import recurrent_networks as networks
 from bioprop.bench.theory.claim import Claim, Series, listed
-from bioprop.errors import ConfigError
+from bioprop.errors import ConfigError, TheoryError
 from bioprop.theory import recurrent
 from bioprop.theory.recurrent import Mode, Network
 
@@ -47,6 +47,7 @@ def run(config) -> list[Claim]:
 
   Raises:
     ConfigError: if there are other cases than one of each rule, or nothing to compare.
+    TheoryError: if networks diverge whose ranks are to be counted.
   """
   rules = [case.get('rule') for case in config.cases]
   if sorted(rules, key=str) != sorted(RULES):
@@ -54,33 +55,41 @@ def run(config) -> list[Claim]:
                       f'{", ".join(RULES)}, and config.cases has {rules}. Give for instance '
                       f'{{\'rule\': \'tbptt\', \'steps\': 1}} and others such.')
   if len(set(config.widths)) < 2 or min(config.widths) < len(config.modes) or len(
-      config.modes) < 2 or len(set(config.rates)) < 2:
+      config.modes) < 2 or len(set(config.starts)) < 2:
     raise ConfigError(
         f'config.widths={config.widths} are to be two, of networks whose matrices are learned and '
-        f'of wider ones whose ranks are counted, config.modes and config.rates two or more, and no '
-        f'width less than the modes, {len(config.modes)}. Say for instance config.widths = (4, 8).')
+        f'of wider ones whose ranks are counted, config.modes and config.starts two or more, and '
+        f'no width less than the modes, {len(config.modes)}. Say for instance '
+        f'config.widths = (4, 8).')
   cases = {case['rule']: dict(case) for case in config.cases}
   with jax.enable_x64(True):
     modes = recurrent_modes.claims(config, cases)
-    students = _students(config, min(config.widths), len(config.modes), config.seeds)
-    courses = {rate: {rule: _both(config, case, students, rate) for rule, case in cases.items()}
-               for rate in sorted(config.rates)}
-    wide = _students(config, max(config.widths), len(config.modes) // 2, max(2, config.seeds // 4))
+    students = {size: _students(config, size, min(config.widths), len(config.modes), config.seeds)
+                for size in sorted(config.starts)}
+    courses = {size: {rate: {rule: _both(config, case, those, rate)
+                             for rule, case in cases.items()} for rate in sorted(config.rates)}
+               for size, those in students.items()}
+    size = min(config.starts)
+    wide = _students(config, size, max(config.widths), len(config.modes) // 2,
+                     max(2, config.seeds // 4))
     learned = {rule: _both(config, case, wide, min(config.rates)) for rule, case in cases.items()}
-    smallest = courses[min(config.rates)]
-    return [*modes, _exact(config, smallest), _unaligned(config, cases, students, smallest),
-            _ranks(wide, learned), _spectra(wide, learned), *_shares(config, courses)]
+    _refuse_lost(config, learned)
+    smallest = courses[size][min(config.rates)]
+    return [*modes, _exact(config, smallest), _unaligned(config, cases, students[size], smallest),
+            _ranks(wide, learned), _spectra(wide, learned), _share(config, courses),
+            _small_starts(config, courses)]
 
 
-def _students(config, width: int, modes: int, count: int) -> Students:
-  """Of the teacher's first modes; as many inputs as it has modes in all."""
+def _students(config, size: float, width: int, modes: int, count: int) -> Students:
+  """Of the teacher's first modes, and weights of this size; as many inputs as it has modes in all.
+  """
   rng = np.random.RandomState(config.data_seed)
   basis = lambda rows: np.linalg.qr(rng.randn(rows, modes))[0]
   inputs = len(config.modes)
   teacher = Mode(*np.asarray(config.modes, float)[:modes].T)
   bases = basis(modes), basis(width), basis(inputs)
   shapes = (modes, width), (width, inputs), (width, width)
-  starts = Network(*(jnp.asarray(config.start * rng.randn(count, *shape)) for shape in shapes))
+  starts = Network(*(jnp.asarray(size * rng.randn(count, *shape)) for shape in shapes))
   return Students(starts, jnp.asarray(rng.randn(count, modes, width)),
                   recurrent.from_modes(teacher, *bases), bases, teacher)
 
@@ -93,7 +102,8 @@ def _updates(config, rate: float) -> int:
 def _both(config, case: Mapping, students: Students,
           rate: float) -> tuple[networks.Course, networks.Course]:
   """What theory and what networks do."""
-  logging.info('%s, rate %g: %d networks', networks.label(case), rate, len(students.feedback))
+  logging.info('%s, rate %g: %d networks of %d units', networks.label(case), rate,
+               *students.feedback.shape[::2])
   horizon, updates = min(config.horizons), _updates(config, rate)
   rules = networks.predicted(case, horizon), networks.plugged(case, students.starts)
   return tuple(networks.train(
@@ -101,19 +111,31 @@ def _both(config, case: Mapping, students: Students,
       learning_rate=rate, updates=updates, every=updates) for rule in rules)
 
 
+def _refuse_lost(config, learned: Mapping) -> None:
+  """Raises TheoryError where networks diverged that singular values are to be of."""
+  for rule, both in learned.items():
+    lost = max(int((~np.isfinite(one.network.w).all((1, 2))).sum()) for one in both)
+    if lost:
+      raise TheoryError(f'{lost} of {len(both[0].loss)} networks of {max(config.widths)} units '
+                        f'diverge under {rule} at the learning rate {min(config.rates):g}, and '
+                        f'have no singular values. Add a smaller one to config.rates, '
+                        f'{min(config.rates) / 2:g}.')
+
+
 def _exact(config, courses: Mapping) -> Claim:
   """Over all networks that do not diverge, to which rounding is no more than that."""
   series, apart = [], []
   for rule, (theory, nets) in courses.items():
     finite = np.isfinite(theory.loss).all(1)
-    apart.append(np.abs(nets.loss[finite] - theory.loss[finite]).max() / theory.loss[0, 0])
+    apart.append(np.abs(nets.loss - theory.loss)[finite].max() / theory.loss[0, 0]
+                 if finite.any() else np.nan)
     times = min(config.rates) * np.arange(theory.loss.shape[1])
     series.append(Series(rule, times, theory.loss[0], nets.loss[0]))
   return Claim(
       'exact', 'Plugged rules make the updates of theory, of networks of any kind: losses over all '
       'of training, and all starts.',
       f'largest difference, relative to the first loss: {_named(courses, apart, ".0e")}',
-      '0 (to rounding)', bool(max(apart) < 1e-6), series, (_TIME, 'loss of the first start'),
+      '0 (to rounding)', bool(np.max(apart) < 1e-6), series, (_TIME, 'loss of the first start'),
       ('linear', 'log'))
 
 
@@ -134,8 +156,8 @@ def _unaligned(config, cases: Mapping, students: Students, courses: Mapping) -> 
   return Claim(
       'unaligned', 'A student that is not aligned with the teacher learns as the modes on its '
       'diagonals do.', f'largest difference of the losses, relative to the first: '
-      f'{_named(courses, apart)}', '0', bool(max(apart) <= config.close), series, (_TIME, 'loss'),
-      ('linear', 'log'))
+      f'{_named(courses, apart)}', '0', bool(np.max(apart) <= config.close), series,
+      (_TIME, 'loss'), ('linear', 'log'))
 
 
 def _values(students: Students, learned: Mapping) -> dict:
@@ -187,31 +209,44 @@ def _spectrum(values: Mapping) -> list[Series]:
           for rule, (theory, nets) in values.items()]
 
 
-def _shares(config, courses: Mapping) -> list[Claim]:
-  """How many of the starts end at a small share of their first loss, at each learning rate."""
-  rates, count = sorted(courses), config.seeds
-  # Of theory and of networks, [2, rates, rules]; NaN has solved nothing.
+def _solved(config, courses: Mapping, size: float) -> tuple[np.ndarray, list[str], list[Series]]:
+  """How many starts end at a small share of their first loss, of theory and networks [2, rates, 4].
+
+  Returns:
+    These, both in words, and what a figure shows.
+  """
+  rates = sorted(courses[size])
   solved = np.array([[[(one.loss[:, -1] < config.level * one.loss[:, 0]).sum()
-                       for one in courses[rate][rule]] for rule in RULES] for rate in rates])
-  solved = np.moveaxis(solved, -1, 0)
-  told = lambda which, at: f'at rate {rates[at]:g} {_named(RULES, solved[which, at], "d")}'
-  local = [RULES.index(rule) for rule in ('rflo', 'eprop')]
-  others = [at for at in range(len(RULES)) if at not in local]
-  large, small = solved[:, -1], solved[:, 0]
-  series = [Series(rule, np.asarray(rates), *solved[:, :, at].astype(float))
-            for at, rule in enumerate(RULES)]
-  axes = ('learning rate, for the same time', 'starts that are solved')
-  return [
-      Claim('share', f'Of {count} random starts bptt and tbptt solve all, rflo and eprop do not.',
-            told(1, -1), told(0, -1),
-            bool((large[:, others] == count).all() and (large[:, local] < count).all()), series,
-            axes),
-      Claim('steps', 'Those that rflo and eprop do not solve are lost to the size of the steps: '
-            'small ones solve nine of ten or more.',
-            '; '.join(told(1, at) for at in range(len(rates) - 1)),
-            '; '.join(told(0, at) for at in range(len(rates) - 1)),
-            bool((small >= 0.9 * count).all() and (large[:, local] < small[:, local]).all()),
-            series, axes)]
+                       for one in courses[size][rate][rule]] for rule in RULES] for rate in rates])
+  solved = np.moveaxis(solved, -1, 0)  # NaN has solved nothing.
+  words = ['; '.join(f'rate {rate:g}: {_named(RULES, of[at], "d")}'
+                     for at, rate in enumerate(rates)) for of in solved]
+  return solved, words, [Series(f'{rule}, {size:g}', np.asarray(rates),
+                                *solved[:, :, at].astype(float)) for at, rule in enumerate(RULES)]
+
+
+_SHARE_AXES = ('learning rate, for the same time', 'starts that are solved')
+_LOCAL = np.array([rule in ('rflo', 'eprop') for rule in RULES])
+
+
+def _share(config, courses: Mapping) -> Claim:
+  size, count = max(config.starts), config.seeds
+  solved, words, series = _solved(config, courses, size)
+  return Claim(
+      'share', f'Of {count} random starts, weights of standard deviation {size:g}, bptt and tbptt '
+      f'solve all, rflo and eprop do not, at any learning rate.', words[1], words[0],
+      bool((solved[..., ~_LOCAL] == count).all() and (solved[..., _LOCAL] < count).all()), series,
+      _SHARE_AXES)
+
+
+def _small_starts(config, courses: Mapping) -> Claim:
+  size, count = min(config.starts), config.seeds
+  solved, words, series = _solved(config, courses, size)
+  return Claim(
+      'small_starts', f'From weights of standard deviation {size:g} all rules solve nine of ten or '
+      f'more in small steps; rflo and eprop lose starts to large ones.', words[1], words[0],
+      bool((solved[:, 0] >= 0.9 * count).all()
+           and (solved[:, -1][:, _LOCAL] < solved[:, 0][:, _LOCAL]).all()), series, _SHARE_AXES)
 
 
 def _named(rules: Sequence[str] | Mapping, values, form: str = '.3f') -> str:

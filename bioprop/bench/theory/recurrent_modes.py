@@ -114,7 +114,7 @@ def _learning(config, cases: Mapping) -> Claim:
       'modes', 'Ordinary differential equations of modes predict the loss of networks aligned with '
       'their teacher.', 'largest difference, relative to the first loss: '
       + ', '.join(f'{one.label} {off:.3f}' for one, off in zip(series, apart)), '0',
-      bool(max(apart) <= config.close), series, (TIME, 'loss'), ('linear', 'log'))
+      bool(np.max(apart) <= config.close), series, (TIME, 'loss'), ('linear', 'log'))
 
 
 def _manifolds(config, cases: Mapping) -> Claim:
@@ -237,6 +237,8 @@ def _rates(config, cases: Mapping) -> Claim:
 
 def _decay(loss: np.ndarray, rate: float) -> float:
   """The eigenvalue of the flow that steps of Euler with this loss have, from its late decay."""
+  if not np.isfinite(loss).all():
+    return np.nan
   late = np.flatnonzero((loss < 1e-6 * loss[0]) & (loss > 1e-20 * loss[0]))
   late = late if len(late) > 10 else np.arange(len(loss) // 2, len(loss))
   slope = np.polyfit(late, np.log(loss[late]) / 2, 1)[0]

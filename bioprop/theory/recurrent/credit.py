@@ -58,6 +58,19 @@ def checked(rule: str, steps: int | None, feedback: Array | str | None,
   return Credit(rule, math.inf, feedback, float(leak))
 
 
+def require_alike(**named: Array | None) -> None:
+  """Raises TheoryError where arrays, or named tuples of them, do not broadcast with each other."""
+  shapes = {name: [np.shape(one) for one in jax.tree.leaves(value)]
+            for name, value in named.items()}
+  try:
+    np.broadcast_shapes(*(shape for several in shapes.values() for shape in several))
+  except ValueError as error:
+    told = ', '.join(f'{name} {" ".join(map(str, several))}' for name, several in shapes.items()
+                     if several)
+    raise TheoryError(f'these have shapes that do not match: {told}. Give one number for each '
+                      f'mode in all of them, [modes], or one for all, a number.') from error
+
+
 def numbers(name: str, value) -> Array:
   """A value as a floating array: JAX's as they are, all others of NumPy in float64.
 

@@ -54,6 +54,7 @@ def manifold(teacher: Mode, s: Array) -> Mode:
     TheoryError: if c* or s is zero, or the teacher is no mode.
   """
   (a_, b_, w_), s = _teacher(teacher), credit_lib.numbers('s', s)
+  credit_lib.require_alike(teacher=teacher, s=s)
   if (np.asarray(s) == 0).any():
     raise TheoryError('s=0 is not on the manifold a b = a* b*: no b makes the product right. Give '
                       's on one side of zero, for instance numpy.geomspace(0.1, 10, 50).')
@@ -72,6 +73,7 @@ def linearised(rule: str, teacher: Mode, s: Array, *, steps: int | None = None,
     TheoryError: as `mode_flow` and `manifold`.
   """
   how = credit_lib.checked(rule, steps, feedback, leak)
+  credit_lib.require_alike(teacher=_teacher(teacher), s=s, feedback=how.feedback)
   s, b, w_ = (np.asarray(one, np.float64) for one in manifold(teacher, s))
   p, c_ = w_**2, s * b
   f = s if how.feedback is None else how.feedback

@@ -98,7 +98,7 @@ def mode_flow(rule: str, student: Mode, teacher: Mode, *, steps: int | None = No
     TheoryError: if an argument is out of range, missing, or of another rule.
   """
   how = credit_lib.checked(rule, steps, feedback, leak)
-  return _flow(how, *checked_modes(student, teacher))
+  return _flow(how, *checked_modes(student, teacher, how.feedback))
 
 
 def trajectory(rule: str, start: Mode, teacher: Mode, times: Array, *, steps: int | None = None,
@@ -123,7 +123,7 @@ def trajectory(rule: str, start: Mode, teacher: Mode, times: Array, *, steps: in
   if times.ndim != 1 or len(times) < 2 or not (np.diff(times) > 0).all():
     raise TheoryError('times are to increase, and there must be two or more: say for instance '
                       'times=numpy.linspace(0, 20, 200).')
-  start, teacher = checked_modes(start, teacher)
+  start, teacher = checked_modes(start, teacher, how.feedback)
   arrays = np.broadcast_arrays(*start, *teacher, 0.0 if how.feedback is None else how.feedback)
   shape, flat = arrays[0].shape, [np.ravel(one) for one in arrays]
   courses, escaped = [], []
@@ -144,11 +144,12 @@ def geometric(q: Array, steps: float) -> Array:
   return 1 / (1 - q) if steps == np.inf else (1 - q**steps) / (1 - q)
 
 
-def checked_modes(student: Mode, teacher: Mode) -> tuple[Mode, Mode]:
+def checked_modes(student: Mode, teacher: Mode,
+                  feedback: Array | None = None) -> tuple[Mode, Mode]:
   """Both as floating arrays.
 
   Raises:
-    TheoryError: if one is no mode, |w| >= 1, or their shapes do not match.
+    TheoryError: if one is no mode, |w| >= 1, or shapes do not match, with the feedback's neither.
   """
   found = []
   for name, mode in (('student', student), ('teacher', teacher)):
@@ -162,12 +163,7 @@ def checked_modes(student: Mode, teacher: Mode) -> tuple[Mode, Mode]:
                         f'and a mode forgets its past only if |w| < 1: its loss over sequences '
                         f'without end would be infinite. Say for instance w=0.6.')
     found.append(mode)
-  try:
-    np.broadcast_shapes(*(np.shape(one) for mode in found for one in mode))
-  except ValueError as error:
-    raise TheoryError(f'the modes have shapes {[np.shape(one) for one in found[0]]} (student) and '
-                      f'{[np.shape(one) for one in found[1]]} (teacher), which do not match. Give '
-                      f'each of a, b and w one number for each mode.') from error
+  credit_lib.require_alike(student=found[0], teacher=found[1], feedback=feedback)
   return tuple(found)
 
 

@@ -95,7 +95,16 @@ def to_modes(network: Network, outputs: Array, units: Array, inputs: Array) -> M
   Args:
     network: matrices, with further axes before theirs or without.
     outputs, units, inputs: U, P and V, as for `from_modes`.
+
+  Raises:
+    TheoryError: if shapes do not match.
   """
+  shapes, bases = [*map(jnp.shape, network)], [*map(jnp.shape, (outputs, units, inputs))]
+  rows = bases[0][:1] + bases[1][:1] + bases[2][:1]
+  if any(len(one) != 2 or one[1] != bases[0][1] for one in bases) or [
+      one[-2:] for one in shapes] != [(rows[0], rows[1]), (rows[1], rows[2]), (rows[1], rows[1])]:
+    raise TheoryError(f'A, B and W have shapes {shapes}, and outputs, units and inputs {bases}: '
+                      f'give [o, n], [n, i] and [n, n], and bases [o, m], [n, m] and [i, m].')
   diagonal = lambda left, of, right: jnp.einsum('am,...ab,bm->...m', left, of, right)
   return Mode(diagonal(outputs, network.a, units), diagonal(units, network.b, inputs),
               diagonal(units, network.w, units))
@@ -280,7 +289,8 @@ def _checked(student, teacher, horizon) -> tuple[Network, Network, int | None]:
   """Both as arrays of one type, and the horizon."""
   found = []
   for name, one in (('student', student), ('teacher', teacher)):
-    arrays = [jnp.asarray(credit_lib.numbers(f'a matrix of the {name}', part)) for part in one]
+    parts = one if isinstance(one, (tuple, list)) else ()
+    arrays = [jnp.asarray(credit_lib.numbers(f'a matrix of the {name}', part)) for part in parts]
     shapes = [part.shape for part in arrays]
     if len(arrays) != 3 or any(len(shape) != 2 for shape in shapes) or not (
         shapes[0][1] == shapes[1][0] == shapes[2][0] == shapes[2][1]):
