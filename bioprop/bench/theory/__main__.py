@@ -1,8 +1,8 @@
-"""Theory of infinite width beside networks: figures, and a table of claims.
+"""Theory beside networks: figures, and a table of claims.
 
     python -m bioprop.bench.theory --config=configs/theory_fa.py [--out=DIR] [--overwrite]
 
-Solves the theory, trains networks of several widths, and writes one figure for each claim, with
+Solves the theory, trains networks beside it, and writes one figure for each claim, with
 both in it, and claims.md: claim, measured, predicted, agrees. Without --out the directory is
 runs/<name of the configuration>. Results that are there are not overwritten unless it is said.
 """
