@@ -204,8 +204,15 @@ def test_a_figure_of_panels(tmp_path):
   panel = Field('one', axis, axis, flow, [Series('line', axis, axis, axis[:3],
                                                  measured_x=axis[:3])])
   claim = Claim('a', 'Claim A.', '1', '1', True, (), ('x', 'y'), fields=[panel] * 2)
-  draw(claim, tmp_path / 'a.png')
-  assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
+  # What is drawn shows: without points, in another flow, and in one panel more.
+  others = (panel._replace(series=[panel.series[0]._replace(measured=None)]),
+            panel._replace(flow=flow[::-1]))
+  seen = []
+  for number, fields in enumerate(([panel] * 2, *([panel, other] for other in others),
+                                   [panel] * 3)):
+    draw(claim._replace(fields=fields), tmp_path / f'{number}.png')
+    seen.append((tmp_path / f'{number}.png').read_bytes())
+  assert len(set(seen)) == 4 and all(one.startswith(b'\x89PNG') for one in seen)
 
 
 @pytest.mark.slow
