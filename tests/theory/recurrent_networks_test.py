@@ -190,6 +190,23 @@ def test_rank_of_what_is_learned(outputs):
   assert found.loss[-1] < found.loss[0]
 
 
+@pytest.mark.parametrize('rule, options', RULES, ids=str)
+def test_learning_without_end(rule, options):
+  """One update of sequences without end, and in float32."""
+  rng = np.random.RandomState(6)
+  start, teacher, feedback = network(rng), network(rng), rng.randn(OUTPUTS, SIZE)
+  options = options_of(rule, options, feedback)
+  found = recurrent.learn(rule, start, teacher, learning_rate=0.01, updates=1, **options)
+  update = recurrent.network_update(rule, start, teacher, **options)
+  for before, after, change in zip(start, found.network, update):
+    np.testing.assert_allclose(after, before - 0.01 * change, rtol=1e-12, atol=1e-13)
+  with jax.enable_x64(False):
+    single = recurrent.learn(rule, start, teacher, learning_rate=0.01, updates=1, **options)
+  assert single.loss.dtype == single.network.w.dtype == np.float32
+  for one, other in zip(single.network, found.network):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_learning_is_a_loop_of_updates():
   """Losses before each update and at the end; the course at every fifth."""
   rng = np.random.RandomState(5)

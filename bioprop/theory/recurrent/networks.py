@@ -164,7 +164,8 @@ def learn(rule: str, start: Network, teacher: Network, *, learning_rate: float, 
   if updates % every:
     raise TheoryError(f'updates={updates} is not a multiple of every={every}, after which the '
                       f'course is kept. Say updates={updates // every * every or every}.')
-  found = _learn(how._replace(rule=None), rule, start, teacher, rate, updates, every, horizon)
+  found = _learn(how.rule, how.steps, how.feedback, how.leak, start, teacher, rate, updates, every,
+                 horizon)
   finite = np.isfinite(np.asarray(found.loss))
   if not finite.all():
     raise TheoryError(f'{rule} diverges at learning_rate={rate:g}: after {int(finite.argmin())} '
@@ -194,10 +195,10 @@ def rank_bound(rule: str, shape: tuple[int, int], outputs: int, fixed: bool = Tr
   return min(least, checks.whole('outputs', outputs, 1)) if rule == 'rflo' and fixed else least
 
 
-@functools.partial(jax.jit, static_argnames=('rule', 'updates', 'every', 'horizon'))
+@functools.partial(jax.jit, static_argnames=('rule', 'steps', 'updates', 'every', 'horizon'))
 @jax.default_matmul_precision('highest')  # Accelerators would multiply float32 with 10 bits.
-def _learn(how, rule, start, teacher, rate, updates, every, horizon) -> Learned:
-  how = how._replace(rule=rule)
+def _learn(rule, steps, feedback, leak, start, teacher, rate, updates, every, horizon) -> Learned:
+  how = credit_lib.Credit(rule, steps, feedback, leak)
 
   def step(network, _):
     change = _update(how, network, teacher, horizon)
