@@ -17,6 +17,7 @@ from bioprop.errors import WorkdirError
 from bioprop.training import cli, metrics, workdir
 
 _COLUMNS = ('epochs', 'train_loss', 'validation_loss', 'test_loss', 'test_accuracy')
+_FIT = 'test_r2'  # Of runs on targets, a column where there are such.
 
 
 def table(runs: Sequence[str | os.PathLike]) -> str:
@@ -25,14 +26,19 @@ def table(runs: Sequence[str | os.PathLike]) -> str:
   Raises:
     WorkdirError: if a directory holds no run, or a damaged one.
   """
-  rows = [('run', *(name.replace('_', ' ') for name in _COLUMNS))]
+  found = []
   for run in map(pathlib.Path, runs):
     epochs = workdir.config_of(run, 'epochs')['epochs']
     numbers = {'epoch': 0}
     for record in metrics.read(run, epochs):
       numbers.update(record)
+    found.append((run, numbers))
+  fits = any(_FIT in numbers for _, numbers in found)
+  columns = (*_COLUMNS, _FIT) if fits else _COLUMNS
+  rows = [('run', *(name.replace('_', ' ') for name in columns))]
+  for run, numbers in found:
     rows.append((run.name, str(numbers['epoch']), *(
-        f'{numbers[name]:.4f}' if name in numbers else '-' for name in _COLUMNS[1:])))
+        f'{numbers[name]:.4f}' if name in numbers else '-' for name in columns[1:])))
   widths = [max(map(len, column)) for column in zip(*rows)]
   return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(row, widths))
                    for row in rows)

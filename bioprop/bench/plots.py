@@ -31,7 +31,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
-  """Draws a run's loss and accuracy by epoch, and its test result as a line across.
+  """Draws a run's loss and accuracy (of targets: R^2) by epoch, and its test result across.
 
   Args:
     workdir: the run's directory; its metrics are read.
@@ -43,9 +43,10 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
   records = metrics.read(workdir)
   epochs = [record for record in records if 'epoch' in record]
   final = next((record for record in records if 'test_loss' in record), None)
+  score = 'r2' if any('train_r2' in record for record in epochs) else 'accuracy'
   # Figure without pyplot: no display, no global state.
   figure = Figure(figsize=(9, 3.5), layout='constrained')
-  for axes, quantity in zip(figure.subplots(1, 2), ('loss', 'accuracy')):
+  for axes, quantity in zip(figure.subplots(1, 2), ('loss', score)):
     for split in ('train', 'validation'):
       name = f'{split}_{quantity}'
       points = [(record['epoch'], record[name]) for record in epochs if name in record]
@@ -55,7 +56,7 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
     if final:
       value = final[f'test_{quantity}']
       axes.axhline(value, color='gray', linestyle=':', label=f'test {value:.4g}')
-    axes.set(xlabel='epoch', ylabel=quantity)
+    axes.set(xlabel='epoch', ylabel='$R^2$' if quantity == 'r2' else quantity)
     _count_epochs(axes, [record['epoch'] for record in epochs])
     axes.legend()
   figure.suptitle(pathlib.Path(workdir).name)

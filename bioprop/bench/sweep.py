@@ -25,12 +25,12 @@ import ml_collections
 import numpy as np
 from absl import flags, logging
 
-from bioprop.errors import ConfigError, DivergedError
+from bioprop.errors import ConfigError, DivergedError, WorkdirError
 from bioprop.rules import make
 from bioprop.training import cli, files, metrics, run, usage, workdir
 from bioprop.training import config as config_lib
 
-METRICS = ('test_accuracy', 'test_error', 'test_loss')
+METRICS = ('test_accuracy', 'test_error', 'test_loss', 'test_r2', 'test_mse')
 _FILE = 'diverged.txt'  # In the directory of a run that diverged: what it said.
 
 
@@ -186,10 +186,11 @@ def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
 
   Args:
     runs: those of a sweep, trained or not.
-    metric: 'test_accuracy' or 'test_error', in %, or 'test_loss'.
+    metric: 'test_accuracy' or 'test_error', in %, or 'test_loss', or of runs on targets 'test_r2'
+      or 'test_mse'.
 
   Raises:
-    WorkdirError: if the record of a finished run is damaged.
+    WorkdirError: if the record of a finished run is damaged, or has no such number.
   """
   columns = list(dict.fromkeys(one.column for one in runs))
   rows = [['rule', *columns]]
@@ -214,7 +215,7 @@ def summary(values: Sequence[float]) -> str:
 
 
 def _cell(runs, metric):
-  values = [_number(_final(one), metric) for one in runs if metrics.is_finished(one.path)]
+  values = [_number(one.path, _final(one), metric) for one in runs if metrics.is_finished(one.path)]
   diverged = sum((one.path / _FILE).exists() for one in runs)
   parts = [summary(values)] if values else []
   return ', '.join(parts + ([f'{diverged} diverged'] if diverged else [])) or 'not run'
@@ -224,11 +225,16 @@ def _final(one) -> Mapping[str, float]:
   return metrics.read(one.path, one.config.epochs)[-1]
 
 
-def _number(record, metric):
-  if metric == 'test_loss':
-    return record[metric]
-  accuracy = 100 * record['test_accuracy']
-  return accuracy if metric == 'test_accuracy' else 100 - accuracy
+def _number(path, record, metric):
+  name = 'test_accuracy' if metric == 'test_error' else metric
+  if name not in record:
+    other, labels = (('test_r2', 'numbers') if 'test_r2' in record else
+                     ('test_accuracy', 'classes'))
+    raise WorkdirError(f'{path} has no {metric}: what it was to predict are {labels}. The runs are '
+                       f'trained; to see them, type the same command with --metric={other}.')
+  if metric == 'test_error':
+    return 100 - 100 * record[name]
+  return 100 * record[name] if metric == 'test_accuracy' else record[name]
 
 
 def _is_done(one):

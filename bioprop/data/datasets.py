@@ -4,22 +4,25 @@ import dataclasses
 import numpy as np
 
 from bioprop import errors
-from bioprop.data import add, characters, digits, split, tfds_source
+from bioprop.data import add, characters, digits, neurogym_source, split, tfds_source
+from bioprop.data.tasks import TASKS
+
+_ROWS = '_rows'
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Images with classes, or windows of a text with their next characters, split.
+  """Images with classes, a text with its next characters, or sequences with labels, split.
 
   Attributes:
     name: as it was given to `load`.
-    num_classes: labels are smaller than this.
+    num_classes: labels are smaller than this; of targets, the number of outputs.
     train: what is left of the published train split.
     validation: held out of the published train split; for every choice that a run makes.
     test: the published test split; for the number that is reported, and for no choice.
-    mean: float32 [channels], of the train images in raw pixel units; None for a text.
-    std: float32 [channels], of the train images in raw pixel units, 1 for a constant channel; None
-      for a text.
+    mean: float32 [channels], of the train images in raw pixel units, [1] for images by rows; None
+      for a text and for numbers.
+    std: as `mean`, the standard deviation, 1 for a constant channel.
     values: float32 [num_classes], the quantity that each label stands for; None where labels are
       classes.
   """
@@ -32,6 +35,21 @@ class Dataset:
   std: np.ndarray | None
   values: np.ndarray | None = None
 
+  @property
+  def is_sequence(self) -> bool:
+    """Whether an example has a label at each of its positions."""
+    return self.train.labels.ndim > 1
+
+  @property
+  def is_text(self) -> bool:
+    """Whether inputs are characters."""
+    return self.train.images.ndim == 2 and self.values is None
+
+  @property
+  def has_targets(self) -> bool:
+    """Whether labels are numbers that the outputs are to be, and no classes."""
+    return np.issubdtype(self.train.labels.dtype, np.floating)
+
 
 def load(name: str, data_dir: str | None = None, validation: int = 5000,
          seed: int = 0) -> Dataset:
@@ -39,11 +57,17 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
 
   `digits` (8x8 images, pixel values 0 to 16) and `characters` (a novel, in windows of 64
   characters) are embedded and ignore `data_dir`, as does `add` (sequences of 100 bits, and at each
-  position a sum of earlier bits to predict). Any other name is an image classification of TFDS
-  (`mnist`, `cifar10`, `kmnist`, `emnist/balanced`, ...): its prepared files are decoded on first
-  use and read from a cache afterwards (`$BIOPROP_CACHE`, else `$XDG_CACHE_HOME/bioprop`, else
-  `~/.cache/bioprop`). Files that are not there yet are downloaded and prepared where TensorFlow is
-  installed.
+  position a sum of earlier bits to predict) and the tasks of recurrent networks `copy`,
+  `cue_accumulation`, `delayed_match`, `flip_flop`, `linear_teacher` and `sine` (each in a file of
+  bioprop/data/tasks). `neurogym:<name>`, for instance `neurogym:PerceptualDecisionMaking-v0`, is a
+  task of the package neurogym.
+
+  Any other name is an image classification of TFDS (`mnist`, `cifar10`, `kmnist`,
+  `emnist/balanced`, ...): its prepared files are decoded on first use and read from a cache
+  afterwards (`$BIOPROP_CACHE`, else `$XDG_CACHE_HOME/bioprop`, else `~/.cache/bioprop`). Files that
+  are not there yet are downloaded and prepared where TensorFlow is installed. `<name>_rows`, for
+  instance `mnist_rows` and `digits_rows`, is such images row by row: their class is asked for after
+  the last row.
 
   Args:
     name: the dataset, with its config after a slash where it has several.
@@ -56,11 +80,13 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
 
   Returns:
     The dataset: images uint8 [n, height, width, channels], labels int32 [n]; or sequences uint8
-    [n, T] (characters, bits), labels int32 [n, T].
+    [n, T] (characters, bits) or float32 [n, T, channels] (uint8: rows of pixels), labels int32
+    [n, T] or targets float32 [n, T, outputs].
 
   Raises:
     DataError: no dataset has this name, or it is not prepared and cannot be, or it has no integer
-      classes or no fixed image size, or `validation` or `seed` is out of range.
+      classes or no fixed image size, or `validation` or `seed` is out of range, or neurogym is
+      not installed or has no such task.
     CacheError: the cache of decoded images is damaged.
   """
   if not isinstance(name, str):
@@ -75,10 +101,9 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
     source = add.read()
     train, held = split.hold_out(name, source.train, validation, seed)
     return Dataset(name, source.num_classes, train, held, source.test, None, None, add.VALUES)
-  source = digits.read() if name == 'digits' else tfds_source.read(name, data_dir)
+  source = _read(name, data_dir)
   train, held = split.hold_out(name, source.train, validation, seed)
-  mean, std = _pixel_statistics(train.images)
-  return Dataset(name, source.num_classes, train, held, source.test, mean, std)
+  return Dataset(name, source.num_classes, train, held, source.test, *_statistics(train.images))
 
 
 def choose(dataset: Dataset, examples: int, seed: int) -> Dataset:
@@ -93,8 +118,40 @@ def choose(dataset: Dataset, examples: int, seed: int) -> Dataset:
     DataError: `examples` or `seed` is out of range.
   """
   train = split.choose(dataset.name, dataset.train, examples, seed)
-  mean, std = (None, None) if dataset.mean is None else _pixel_statistics(train.images)
+  mean, std = (None, None) if dataset.mean is None else _statistics(train.images)
   return dataclasses.replace(dataset, train=train, mean=mean, std=std)
+
+
+def _read(name: str, data_dir: str | None) -> split.Source:
+  """All that there is but the text and `add`."""
+  if name.startswith(neurogym_source.PREFIX):
+    return neurogym_source.read(name.removeprefix(neurogym_source.PREFIX))
+  if name in TASKS:
+    return TASKS[name]()
+  if name.endswith(_ROWS):
+    whole = _read(name.removesuffix(_ROWS), data_dir)
+    if whole.train.images.ndim != 4:
+      raise errors.DataError(f'{name!r} cannot be made: rows are those of images, and '
+                             f'{name.removesuffix(_ROWS)!r} has none. Type for instance '
+                             "data.load('digits_rows').")
+    return split.Source(whole.num_classes, _by_rows(whole.train), _by_rows(whole.test))
+  return digits.read() if name == 'digits' else tfds_source.read(name, data_dir)
+
+
+def _by_rows(images: split.Split) -> split.Split:
+  """Images [n, height, width, channels] as sequences [n, height, width * channels]."""
+  rows = images.images.reshape(*images.images.shape[:2], -1)
+  labels = np.full(rows.shape[:2], -1, np.int32)
+  labels[:, -1] = images.labels
+  return split.Split(rows, labels)
+
+
+def _statistics(inputs: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+  """Mean and standard deviation of pixels, of each channel, or [1] of rows; None of numbers."""
+  if inputs.dtype != np.uint8:
+    return None, None
+  # Of all pixels of rows together: a column at the border is nearly constant.
+  return _pixel_statistics(inputs if inputs.ndim == 4 else inputs[..., None])
 
 
 def _pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,12 +16,13 @@ from collections.abc import Iterable
 
 from bioprop import errors
 from bioprop.data import prepared
+from bioprop.data.tasks import TASKS
 
 _NAME = re.compile(r'[A-Za-z]\w*(/\w[\w.+-]*)?')
 # What the extra `prepare` installs. TFDS reads its list of downloads through the second one.
 _PACKAGES = ('tensorflow', 'importlib_resources')
 _ANSWER_SECONDS = 8
-_EMBEDDED = ('digits', 'characters')
+_EMBEDDED = ('digits', 'characters', 'add', *TASKS)
 
 
 def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:

@@ -11,9 +11,10 @@ class Split(NamedTuple):
 
   Attributes:
     images: uint8 [n, height, width, channels], raw pixel values; or uint8 [n, T], sequences:
-      windows of character ids, or bits.
+      windows of character ids, or bits; or uint8 or float32 [n, T, channels], sequences of numbers.
     labels: int32 [n], class numbers from 0; or int32 [n, T], one at each position: the next
-      character, or which quantity is to be predicted.
+      character, which quantity is to be predicted, or a class, -1 where nothing is asked; or
+      float32 [n, T, outputs], targets, NaN where nothing is asked.
   """
   images: np.ndarray
   labels: np.ndarray
@@ -23,7 +24,7 @@ class Source(NamedTuple):
   """A dataset as it was published, before anything is held out.
 
   Attributes:
-    num_classes: labels are smaller than this.
+    num_classes: labels are smaller than this; of targets, the number of outputs.
     train: the published training examples, in published order.
     test: the published test examples; nothing may be selected on them.
   """

@@ -87,11 +87,11 @@ def _train(trainer, state, done, config, checkpoints, log, progress):
       if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
         checkpoints.save(epoch, state)
       bar.set_postfix({name: f'{record[name]:.4f}' for name in (
-          'train_loss', 'train_accuracy', 'validation_accuracy') if name in record})
+          'train_loss', 'train_accuracy', 'validation_accuracy', 'train_r2', 'validation_r2')
+                       if name in record})
   checkpoints.wait()
   test = trainer.test(state)
-  _write(log, {'test_loss': test.loss, 'test_accuracy': test.accuracy},
-         config.epochs * trainer.steps)
+  _write(log, test.named('test'), config.epochs * trainer.steps)
   return state
 
 
@@ -120,7 +120,7 @@ def _epoch(trainer, state, epoch, checkpoints, tick, see):
     before = checkpoints.restore(last, before) if last else before
     raise trainer.explain(before, last, epoch, failure) from None
   seconds = time.perf_counter() - began
-  record = {'epoch': epoch, 'train_loss': train.loss, 'train_accuracy': train.accuracy}
+  record = {'epoch': epoch, **train.named('train')}
   validation = trainer.validate(state)
   if validation and not math.isfinite(validation.loss):
     raise DivergedError(
@@ -129,7 +129,7 @@ def _epoch(trainer, state, epoch, checkpoints, tick, see):
         'checkpoint of this epoch was written. Try a smaller --config.learning_rate, or '
         '--config.clip_norm=1.')
   if validation:
-    record.update(validation_loss=validation.loss, validation_accuracy=validation.accuracy)
+    record.update(validation.named('validation'))
   record.update(learning_rate=float(trainer.schedule(epoch * trainer.steps - 1)),
                 steps_per_second=trainer.steps / seconds)
   return state, record
@@ -137,8 +137,9 @@ def _epoch(trainer, state, epoch, checkpoints, tick, see):
 
 def _results(config, directory, state):
   *epochs, final = distributed.from_first(lambda: metrics.read(directory, config.epochs))
-  last = epochs[-1]
+  last = {**epochs[-1], **final}
   return Results(
-      config.rule, config.epochs, last['train_loss'], last['train_accuracy'],
-      last.get('validation_loss'), last.get('validation_accuracy'), final['test_loss'],
-      final['test_accuracy'], sum(record['seconds'] for record in epochs), state, directory)
+      config.rule, config.epochs, last['train_loss'], last.get('train_accuracy'),
+      last.get('validation_loss'), last.get('validation_accuracy'), last['test_loss'],
+      last.get('test_accuracy'), sum(record['seconds'] for record in epochs), state, directory,
+      *(last.get(name) for name in ('train_r2', 'validation_r2', 'test_r2', 'test_mse')))

@@ -27,13 +27,35 @@ def centred_squared_error(logits: Array, labels: Array) -> Array:
   return squared_error(logits + 1 / logits.shape[-1], labels)
 
 
-def make_loss(name: str, values: np.ndarray | None = None):
+def counted(labels: Array) -> Array:
+  """Which positions count, bool [...]: those with a label, or with targets.
+
+  Args:
+    labels: whole numbers [...], -1 where nothing is asked, or floats [..., outputs], NaN there.
+  """
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    return (labels == labels).all(-1)  # Which NaN is not; of numpy and of jax arrays alike.
+  return labels >= 0
+
+
+def distance_to_targets(out: Array, targets: Array) -> Array:
+  """Half the squared distance: [..., outputs] twice -> [...]; 0 where nothing is asked."""
+  there = counted(targets)[..., None]
+  error = jnp.where(there, out - jnp.where(there, targets, jnp.zeros_like(targets)),
+                    jnp.zeros_like(out))
+  return jnp.sum(jnp.square(error), axis=-1) / 2
+
+
+def make_loss(name: str, values: np.ndarray | None = None, targets: bool = False,
+              masked: bool = False):
   """Returns the function (logits [..., classes], labels [...]) -> losses [...].
 
   Args:
     name: of the loss.
     values: the quantity that each label stands for, which the one output of a model is to predict;
-      None where labels are classes.
+      None where labels are classes or targets.
+    targets: labels are numbers [..., outputs] that the outputs are to be.
+    masked: some labels are -1, whose losses are 0.
 
   Raises:
     ConfigError: if there is no such loss, or it is none for quantities.
@@ -45,20 +67,33 @@ def make_loss(name: str, values: np.ndarray | None = None):
   }
   if name not in losses:
     raise config_lib.unknown('loss', name, losses)
-  if values is None:
-    return losses[name]
+  if values is None and not targets:
+    return _masked(losses[name]) if masked else losses[name]
   if name != 'mse':
     raise ConfigError(f'config.loss is {name!r}, and the labels of this dataset are quantities, '
                       'not classes. Type --config.loss=mse.')
+  if targets:
+    return distance_to_targets
   return lambda out, labels: jnp.square(out[..., 0] - jnp.asarray(values)[labels]) / 2
 
 
-def make_decision(values: np.ndarray | None = None):
+def _masked(loss):
+  """The loss, 0 where the label is -1."""
+  def of_counted(logits, labels):
+    losses = loss(logits, jnp.maximum(labels, 0))
+    return jnp.where(counted(labels), losses, jnp.zeros_like(losses))
+
+  return of_counted
+
+
+def make_decision(values: np.ndarray | None = None, targets: bool = False):
   """Returns the function (logits [..., classes]) -> labels [...]: the largest, or the nearest.
 
   Args:
-    values: as in `make_loss`.
+    values, targets: as in `make_loss`; None is returned for targets, of which none is right.
   """
+  if targets:
+    return None
   if values is None:
     return lambda logits: jnp.argmax(logits, axis=-1)
 

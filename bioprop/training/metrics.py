@@ -15,6 +15,8 @@ NAME = 'metrics.jsonl'
 # Numbers that every line has, of an epoch and of the final result.
 _EPOCH = ('train_loss', 'train_accuracy', 'seconds')
 _FINAL = ('test_loss', 'test_accuracy')
+# What runs on targets have in place of an accuracy.
+_FIT = {'train_accuracy': 'train_r2', 'test_accuracy': 'test_r2'}
 
 
 class MetricsLog:
@@ -163,7 +165,7 @@ def _fault(record, number, epochs):
   elif number == 1 or epochs not in (None, number - 1):
     return f'is the final result, after {number - 1}{f" of {epochs}" if epochs else ""} epochs'
   for name in _EPOCH if 'epoch' in record else _FINAL:
-    if name not in record:
+    if name not in record and _FIT.get(name) not in record:
       return f'has no {name}'
   for name, value in record.items():
     if not isinstance(value, numbers.Real) or isinstance(value, bool):

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from bioprop.training.loop_convolutions import fast_in_loops
+from bioprop.training.loss import counted
 from bioprop.training.mesh import ONE_DEVICE, Placement
 from bioprop.training.state import State
 from bioprop.typing import Array, Key, PyTree
@@ -22,16 +23,22 @@ from bioprop.typing import Array, Key, PyTree
 class Examples(NamedTuple):
   """Examples on the device: images uint8 [n, h, w, c] and labels int32 [n] (-1: padding).
 
-  Or a text: characters uint8 [n, T], and a label for each of them, int32 [n, T].
+  Or a text: characters uint8 [n, T], and a label for each of them, int32 [n, T]. Or sequences of
+  numbers [n, T, c], with labels int32 [n, T] (-1: not asked) or targets float32 [n, T, outputs]
+  (NaN: not asked, and padding).
   """
   images: Array
   labels: Array
 
 
 class Metrics(NamedTuple):
-  """Loss and number of correct answers: of each step [steps], or summed over all labels []."""
+  """Loss, and how many answers are correct and how many count.
+
+  Of each step [steps], or summed over all labels []; no answer to targets is correct.
+  """
   loss: Array
   correct: Array
+  counted: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +46,30 @@ class Task:
   """What stays the same from step to step: closed over, never traced.
 
   Attributes:
-    model: maps images [n, h, w, c] to logits [n, classes], or characters [n, T] to logits
-      [n, T, classes].
+    model: maps images [n, h, w, c] to logits [n, classes], or sequences [n, T] or [n, T, c] to
+      logits [n, T, classes].
     tx: the optimiser.
     loss: maps logits [..., classes] and labels [...] to the loss of each label [...].
-    decide: maps logits [..., classes] to the labels [...] that they stand for.
+    decide: maps logits [..., classes] to the labels [...] that they stand for; None for targets.
     augment: maps a key and images [n, h, w, c] to as many images, or None.
-    mean, std: of each channel of the uint8 images, float32 [c]; None for characters.
+    mean, std: of each channel of the uint8 images, float32 [c], or of all pixels of rows, [1]; None
+      for other sequences.
     seed: of all randomness.
     batch_size: examples of one step.
     placement: the devices that share a step.
+    masked: some labels of the training examples do not count.
   """
   model: nn.Module
   tx: optax.GradientTransformation
   loss: Callable[[Array, Array], Array]
-  decide: Callable[[Array], Array]
+  decide: Callable[[Array], Array] | None
   augment: Callable[[Key, Array], Array] | None
   mean: np.ndarray | None
   std: np.ndarray | None
   seed: int
   batch_size: int
   placement: Placement = ONE_DEVICE
+  masked: bool = False
 
   def key(self, stream: str) -> Key:
     """The root of one stream of randomness: 'init', 'order' or 'step'."""
@@ -68,11 +78,11 @@ class Task:
   def normalise(self, images: Array) -> Array:
     """Maps uint8 [n, h, w, c] to float32 of mean 0 and standard deviation 1 per channel.
 
-    Characters stay what they are, as int32 [n, T].
+    Numbers stay what they are, and so do characters, as int32 [n, T].
     """
     if self.mean is None:
-      return images.astype(jnp.int32)
-    shape = (1, 1, 1, -1)
+      return images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(jnp.int32)
+    shape = (1,) * (images.ndim - 1) + (-1,)
     return (images.astype(jnp.float32) - self.mean.reshape(shape)) / self.std.reshape(shape)
 
 
@@ -107,12 +117,21 @@ def gradients(task: Task, state: State, batch: Examples) -> tuple[PyTree, PyTree
   """Returns the rule's gradients, the new model_state and the metrics of one batch."""
   def loss_fn(params):
     logits, new = apply_train(task, params, state.model_state, batch.images, state.step)
-    loss = jnp.mean(task.loss(logits, batch.labels))
-    correct = jnp.sum(task.decide(logits) == batch.labels)
-    return loss, ({**state.model_state, **new}, correct)
+    losses = task.loss(logits, batch.labels)
+    number = jnp.sum(counted(batch.labels))
+    loss = jnp.sum(losses) / jnp.maximum(number, 1) if task.masked else jnp.mean(losses)
+    return loss, ({**state.model_state, **new}, _correct(task, logits, batch.labels), number)
 
-  (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-  return grads, model_state, Metrics(loss, correct)
+  (loss, (model_state, correct, number)), grads = jax.value_and_grad(
+      loss_fn, has_aux=True)(state.params)
+  return grads, model_state, Metrics(loss, correct, number)
+
+
+def _correct(task, logits, labels):
+  """How many answers are right; a label of -1 is nobody's answer."""
+  if task.decide is None:
+    return jnp.zeros((), jnp.int32)
+  return jnp.sum(task.decide(logits) == labels)
 
 
 def train_step(task: Task, state: State, batch: Examples) -> tuple[State, Metrics]:
@@ -155,7 +174,7 @@ def train_steps(
 
 
 def predict(task: Task, state: State, images: Array) -> Array:
-  """The model's logits for uint8 images [n, h, w, c], or characters [n, T], in evaluation mode."""
+  """The model's logits for raw images [n, h, w, c] or sequences, in evaluation mode."""
   # A rule that draws its feedback asks for the stream although only the backward pass uses it.
   variables = task.placement.everywhere({'params': state.params, **state.model_state})
   return task.model.apply(
@@ -166,19 +185,21 @@ def evaluate(task: Task, state: State, data: Examples) -> Metrics:
   """Sums loss and correct answers over all labels of batches, [batches, batch, ...]."""
   def body(total, batch):
     logits = predict(task, state, batch.images)
-    real = batch.labels >= 0
+    real = counted(batch.labels)
     loss = jnp.sum(jnp.where(real, task.loss(logits, batch.labels), jnp.zeros((), logits.dtype)))
-    correct = jnp.sum((task.decide(logits) == batch.labels) & real)
-    return Metrics(total.loss + loss, total.correct + correct), None
+    new = Metrics(loss, _correct(task, logits, batch.labels), jnp.sum(real))
+    return jax.tree.map(jnp.add, total, new), None
 
-  zero = Metrics(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+  zero = Metrics(jnp.zeros((), jnp.float32), *jnp.zeros((2,), jnp.int32))
   return task.placement.everywhere(jax.lax.scan(body, zero, data)[0])
 
 
 def in_batches(
     images: np.ndarray, labels: np.ndarray, batch_size: int, place: Placement = ONE_DEVICE,
 ) -> Examples:
-  """Cuts examples into batches [batches, batch, ...] on the devices, the last filled with -1.
+  """Cuts examples into batches [batches, batch, ...] on the devices, the last filled up.
+
+  What it is filled with has labels of -1, or targets of NaN, and counts nowhere.
 
   Over a mesh, batches are enlarged to what its devices can share evenly.
   """
@@ -186,7 +207,8 @@ def in_batches(
   fill = -len(labels) % batch_size
   behind = lambda array: [(0, fill)] + [(0, 0)] * (array.ndim - 1)
   images = np.pad(images, behind(images))
-  labels = np.pad(labels, behind(labels), constant_values=-1)
+  nothing = np.nan if np.issubdtype(labels.dtype, np.floating) else -1
+  labels = np.pad(labels, behind(labels), constant_values=nothing)
   return place.put_batches(Examples(images.reshape(-1, batch_size, *images.shape[1:]),
                                     labels.reshape(-1, batch_size, *labels.shape[1:])))
 

@@ -1,9 +1,7 @@
 """One run's model, optimiser, data on the device and compiled functions: epochs, and no files."""
 import functools
-import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -17,13 +15,8 @@ from bioprop.rules import make
 from bioprop.training import advice, augment, diagnose, loss, mesh, optimizer, probing
 from bioprop.training import config as config_lib
 from bioprop.training import step as step_lib
+from bioprop.training.average import Average, average, spread
 from bioprop.training.state import State, make_state
-
-
-class Average(NamedTuple):
-  """Means over labels: over examples, or over all positions of a text."""
-  loss: float
-  accuracy: float
 
 
 class NotFinite(Exception):
@@ -70,27 +63,34 @@ class Trainer:
           f'config.batch_size is {config.batch_size}, but only {examples} training examples of '
           f'{config.dataset} are there to train on: not one batch. Type '
           f'for instance --config.batch_size={min(64, examples)}.')
-    if data.mean is None and config.augment != 'none':
+    if data.is_sequence and config.augment != 'none':
       raise ConfigError(
           f'config.augment is {config.augment!r}, which varies images, and the examples of '
           f'{config.dataset} are sequences. Type --config.augment=none.')
-    self.advice = advice.before(rule, config, data.values is not None)
+    quantities = data.values is not None or data.has_targets
+    self.advice = advice.before(rule, config, quantities)
     self.first_loss: float | None = None
-    self._for_sequences = 'transformer' if data.values is None else 'rnn'
-    if data.values is not None and config.model == 'transformer':
+    self._for_sequences = 'transformer' if data.is_text else 'rnn'
+    if quantities and config.model == 'transformer':
       raise ConfigError(f'{config.dataset} gives quantities to predict, and the transformer '
                         'predicts tokens of the kinds that it reads. Type --config.model=rnn.')
-    if data.mean is None and data.values is None and config.model == 'rnn':
+    if data.is_sequence and not data.is_text and config.model == 'transformer':
+      raise ConfigError(f'the transformer reads tokens, and {config.dataset} gives '
+                        f'{data.train.images.shape[-1]} numbers at each step. Type '
+                        '--config.model=rnn.')
+    if data.is_text and config.model == 'rnn':
       raise ConfigError(f'the rnn reads numbers, and {config.dataset} is a text, whose characters '
                         'are none. Type --config.model=transformer.')
     self._made_from = f'{config.model} with {config_lib.chosen(config.model_options) or "defaults"}'
     self.steps = examples // config.batch_size
     model = _make_model(config, data.num_classes if data.values is None else 1)
     tx, self.schedule = optimizer.make_optimizer(config, self.steps, _factor(model))
+    masked = not np.all(loss.counted(data.train.labels))
     self.task = step_lib.Task(
-        wrap(model, rule), tx, loss.make_loss(config.loss, data.values),
-        loss.make_decision(data.values), augment.make_augment(config.augment), data.mean, data.std,
-        config.seed, config.batch_size, place)
+        wrap(model, rule), tx,
+        loss.make_loss(config.loss, data.values, data.has_targets, masked),
+        loss.make_decision(data.values, data.has_targets), augment.make_augment(config.augment),
+        data.mean, data.std, config.seed, config.batch_size, place, masked)
     self.train_data = place.put_everywhere(step_lib.Examples(*data.train))
     if config.probes:
       jax.eval_shape(self.init)  # What is wrong with the model is said as it is without probes.
@@ -99,6 +99,8 @@ class Trainer:
     self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
                         if config.validation else None)
     self._test = data.test
+    self._spreads = {name: spread(getattr(data, name).labels)
+                     for name in ('train', 'validation', 'test')}
     self._eval_batch_size = config.eval_batch_size
     self._train = jax.jit(
         functools.partial(step_lib.train_steps, self.task), static_argnums=0, donate_argnums=1)
@@ -124,6 +126,8 @@ class Trainer:
           f'{str(error).splitlines()[0]} It is {self._made_from}. Check config.model, '
           'config.model_options and config.dataset.') from error
     labels = self.train_data.labels.shape[1:]
+    if self._spreads['train'] is not None:
+      labels = labels[:-1]  # Its last axis are the outputs, of which the model has as many.
     if logits.shape[1:-1] != labels:
       raise ConfigError(
           f'the model maps inputs {list(sample.shape[1:])} to outputs {list(logits.shape[1:])}, '
@@ -144,8 +148,7 @@ class Trainer:
     Raises:
       NotFinite: if the loss, or anything in the state, is infinite or NaN.
     """
-    total_loss, total_correct = 0., 0
-    labels = self.task.batch_size * math.prod(self.train_data.labels.shape[1:])  # Of a step.
+    total_loss, total_correct, total_counted = 0., 0, 0
     start = 0
     while start < self.steps:
       length = probing.until_next(self.probes, start, min(self._per_call, self.steps - start))
@@ -163,19 +166,23 @@ class Trainer:
         self.first_loss = float(losses[0])
       total_loss += losses.sum()
       total_correct += int(metrics.correct.sum())
+      total_counted += int(metrics.counted.sum())
       tick(length)
       start += length
-    return state, Average(float(total_loss) / self.steps,
-                          total_correct / (self.steps * labels))
+    return state, average(
+        float(total_loss) / self.steps, total_correct, total_counted, self._spreads['train'])
 
   def validate(self, state: State) -> Average | None:
-    """Returns loss and accuracy on the validation split, None where there is none."""
-    return None if self._validation is None else self._average(state, self._validation)
+    """Returns what is reported of the validation split, None where there is none."""
+    if self._validation is None:
+      return None
+    return self._average(state, self._validation, self._spreads['validation'])
 
   def test(self, state: State) -> Average:
-    """Returns loss and accuracy on the test split: for reporting, never for a choice."""
+    """Returns what is reported of the test split, which is for no choice."""
     return self._average(
-        state, step_lib.in_batches(*self._test, self._eval_batch_size, self.task.placement))
+        state, step_lib.in_batches(*self._test, self._eval_batch_size, self.task.placement),
+        self._spreads['test'])
 
   def explain(self, state: State, replayed: int, epoch: int, failure: NotFinite) -> DivergedError:
     """Makes the failing step again, from the state after epoch `replayed`, and says what broke."""
@@ -202,10 +209,10 @@ class Trainer:
     # Each device makes its own part, so that no device need hold the whole.
     return jax.jit(lambda *args: self.task.placement.shard(make(*args)))(key, sample)
 
-  def _average(self, state, batches):
+  def _average(self, state, batches, targets):
     metrics = self._evaluate(state, batches)
-    count = int((mesh.gather(batches.labels) >= 0).sum())
-    return Average(float(metrics.loss) / count, int(metrics.correct) / count)
+    number = int(metrics.counted)
+    return average(float(metrics.loss) / number, int(metrics.correct), number, targets)
 
 
 def _make_model(config, classes):
