@@ -24,6 +24,7 @@ LIBRARIES = {
     'orbax': ('training', 'bench'),
     'absl': ('data', 'flags', 'training', 'bench'),
     'tensorflow_datasets': ('data',),
+    'neurogym': ('data',),
     'matplotlib': ('bench',),
 }
 HEIGHT = {package: -row for row, packages in enumerate(ROWS) for package in packages}

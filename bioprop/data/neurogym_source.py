@@ -29,7 +29,8 @@ def read(name: str, seed: int = 0) -> Source:
     float32 [n, T, outputs].
 
   Raises:
-    DataError: neurogym is not installed, has no such task, or the task has no ground truth.
+    DataError: neurogym is not installed or has no such task, or the task has no ground truth or
+      needs options.
   """
   if importlib.util.find_spec('neurogym') is None:
     raise errors.DataError(
@@ -61,7 +62,12 @@ def _environment(name):
     raise errors.DataError(
         f'neurogym has no task {name!r}. It has: {", ".join(known)}. Type for instance '
         f"data.load('{PREFIX}PerceptualDecisionMaking-v0').")
-  return neurogym.make(name).unwrapped
+  try:
+    return neurogym.make(name).unwrapped
+  except Exception as err:  # Each task's own code raises what it likes.
+    raise errors.DataError(
+        f'{PREFIX + name!r} cannot be made with its own defaults: {type(err).__name__}: {err} '
+        f"Choose another task, for instance '{PREFIX}PerceptualDecisionMaking-v0'.") from err
 
 
 def _trial(name, env):

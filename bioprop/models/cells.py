@@ -32,7 +32,7 @@ class LeakyCell(nn.RNNCellBase):
       ValueError: if tau is less than 1.
     """
     if not self.tau >= 1:
-      raise ValueError(f'tau={self.tau} must be at least 1, one step: a unit that forgets more than '
+      raise ValueError(f'tau={self.tau} must be at least 1: a unit that forgets more than '
                        'it knows would change sign at each step. Type for instance tau=10.')
     rate = 1 / self.tau
     new = self.activation(_driven(self, state, x))

@@ -1,0 +1,27 @@
+r"""Flip-flop with a leaky tanh network: three bits, each held till its next pulse.
+
+    python train.py --config=configs/flip_flop_rnn.py --config.rule=bp
+
+The task of Sussillo & Barak (2013), three outputs to be +1, -1 or, before the first pulse, 0
+(bioprop/data/tasks/flip_flop.py).
+
+bp: RESULT
+"""
+from bioprop.training import base
+
+
+def get_config():
+  config = base()
+  config.dataset = 'flip_flop'
+  config.validation = 200
+  config.model = 'rnn'
+  config.model_options.cell = 'leaky'
+  config.model_options.width = 64
+  config.model_options.tau = 2.0
+  config.loss = 'mse'
+  config.batch_size = 50
+  config.optimizer = 'adam'
+  config.learning_rate = 0.01
+  config.epochs = 30
+  config.checkpoint_every = 30
+  return config

@@ -1,0 +1,35 @@
+r"""Sine generation with a leaky tanh network (Murray 2019).
+
+    python train.py --config=configs/sine_rnn.py --config.rule=bp
+
+A constant input, and a sum of three sines to give out, 100 steps (bioprop/data/tasks/sine.py). As
+in the demonstration of RFLO learning (github.com/murray-lab/rflo-learning): 50 units with tau 10,
+W ~ 1.5 N(0, 1/50), a small readout, the first state 0.1, no biases, 10000 trials at the learning
+rate 0.03, one update a trial. Other than there, the input is one and its weights are drawn as
+Flax draws them. An epoch is 1000 trials, and nothing is held out: all trials are the same.
+
+bp: RESULT
+"""
+from bioprop.training import base
+
+
+def get_config():
+  config = base()
+  config.dataset = 'sine'
+  config.validation = 0
+  config.model = 'rnn'
+  config.model_options.cell = 'leaky'
+  config.model_options.width = 50
+  config.model_options.tau = 10.0
+  config.model_options.gain = 1.5
+  config.model_options.use_bias = False
+  config.model_options.initial_state = 0.1
+  config.model_options.readout_scale = 0.1
+  config.loss = 'mse'
+  config.batch_size = 1
+  config.learning_rate = 0.03
+  config.momentum = 0.0
+  config.schedule = 'constant'
+  config.epochs = 10
+  config.checkpoint_every = 10
+  return config
