@@ -129,11 +129,11 @@ def _read(name: str, data_dir: str | None) -> split.Source:
   if name in TASKS:
     return TASKS[name]()
   if name.endswith(_ROWS):
-    whole = _read(name.removesuffix(_ROWS), data_dir)
-    if whole.train.images.ndim != 4:
-      raise errors.DataError(f'{name!r} cannot be made: rows are those of images, and '
-                             f'{name.removesuffix(_ROWS)!r} has none. Type for instance '
-                             "data.load('digits_rows').")
+    of = name.removesuffix(_ROWS)
+    whole = None if of in ('characters', 'add') else _read(of, data_dir)
+    if whole is None or whole.train.images.ndim != 4:
+      raise errors.DataError(f'{name!r} cannot be made: rows are those of images, and {of!r} has '
+                             "none. Type for instance data.load('digits_rows').")
     return split.Source(whole.num_classes, _by_rows(whole.train), _by_rows(whole.test))
   return digits.read() if name == 'digits' else tfds_source.read(name, data_dir)
 
