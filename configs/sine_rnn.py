@@ -8,7 +8,8 @@ W ~ 1.5 N(0, 1/50), a small readout, the first state 0.1, no biases, 10000 trial
 rate 0.03, one update a trial. Other than there, the input is one and its weights are drawn as
 Flax draws them. An epoch is 1000 trials, and nothing is held out: all trials are the same.
 
-bp: RESULT
+bp: R^2 0.9972 ± 0.0017 over seeds 0 to 2 (0.996, loss 0.0013, with seed 0), in 3 s on two cores;
+last_layer: 0.906 ± 0.002. At the learning rate 0.1, bp reaches 0.9999 with seed 0.
 """
 from bioprop.training import base
 
