@@ -7,8 +7,8 @@ The evidence accumulation of e-prop (Bellec et al. 2020), in steps of 50 ms: sev
 accuracy are those of the recall; one of two is right by chance.
 
 bp: 99.96 ± 0.08 % of the test decisions over seeds 0 to 2, in 5 s on two cores; last_layer:
-93.7 ± 1.5 %. The longer tau, the more the units remember by themselves: with 10, last_layer is right
-in 98.6 ± 1.3 %, with 2 in 83 % (seed 0).
+93.7 ± 1.5 %. The longer tau, the more the units remember by themselves: with 10, last_layer is
+right in 98.6 ± 1.3 %, with 2 in 83 % (seed 0).
 """
 from bioprop.training import base
 

@@ -1,4 +1,5 @@
 """Cells of recurrent networks: a leaky one and a linear one of ours, and Flax's own, by name."""
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -29,11 +30,12 @@ class LeakyCell(nn.RNNCellBase):
     """One step from h_{t-1} [..., features] and x_t [..., c]; returns h_t twice.
 
     Raises:
-      ValueError: if tau is less than 1.
+      ValueError: if tau is less than 1, or infinite.
     """
-    if not self.tau >= 1:
-      raise ValueError(f'tau={self.tau} must be at least 1: a unit that forgets more than '
-                       'it knows would change sign at each step. Type for instance tau=10.')
+    if not 1 <= self.tau < math.inf:
+      raise ValueError(f'tau={self.tau} must be at least 1 and finite: below, a unit forgets more '
+                       'than it knows, and without end it learns nothing. Type for instance '
+                       'tau=10.')
     rate = 1 / self.tau
     new = self.activation(_driven(self, state, x))
     state = (1 - rate) * state + rate * new
