@@ -91,6 +91,8 @@ class Trainer:
         loss.make_loss(config.loss, data.values, data.has_targets, masked),
         loss.make_decision(data.values, data.has_targets), augment.make_augment(config.augment),
         data.mean, data.std, config.seed, config.batch_size, place, masked)
+    self._spreads = {name: spread(getattr(data, name).labels)
+                     for name in ('train', 'validation', 'test')}
     self.train_data = place.put_everywhere(step_lib.Examples(*data.train))
     if config.probes:
       jax.eval_shape(self.init)  # What is wrong with the model is said as it is without probes.
@@ -99,8 +101,6 @@ class Trainer:
     self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
                         if config.validation else None)
     self._test = data.test
-    self._spreads = {name: spread(getattr(data, name).labels)
-                     for name in ('train', 'validation', 'test')}
     self._eval_batch_size = config.eval_batch_size
     self._train = jax.jit(
         functools.partial(step_lib.train_steps, self.task), static_argnums=0, donate_argnums=1)
