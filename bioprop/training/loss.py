@@ -40,9 +40,7 @@ def counted(labels: Array) -> Array:
 
 def distance_to_targets(out: Array, targets: Array) -> Array:
   """Half the squared distance: [..., outputs] twice -> [...]; 0 where nothing is asked."""
-  there = counted(targets)[..., None]
-  error = jnp.where(there, out - jnp.where(there, targets, jnp.zeros_like(targets)),
-                    jnp.zeros_like(out))
+  error = jnp.where(counted(targets)[..., None], out - targets, jnp.zeros_like(out))
   return jnp.sum(jnp.square(error), axis=-1) / 2
 
 

@@ -18,8 +18,9 @@ from bioprop.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures('quick', 'as_users_run')
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONFIGS = ('copy', 'cue_accumulation', 'delayed_match', 'flip_flop', 'linear_teacher',
-           'mnist_rows', 'sine')
+# Slow: those that other tests here train.
+CONFIGS = ('copy', 'mnist_rows', 'sine', *(pytest.param(name, marks=pytest.mark.slow) for name in (
+    'cue_accumulation', 'delayed_match', 'flip_flop', 'linear_teacher')))
 
 
 @pytest.fixture
