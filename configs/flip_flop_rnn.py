@@ -2,6 +2,8 @@ r"""Flip-flop with a leaky tanh network: three bits, each held till its next pul
 
     python train.py --config=configs/flip_flop_rnn.py --config.rule=bp
 
+After a colon stands another cell: configs/flip_flop_rnn.py:gru.
+
 The task of Sussillo & Barak (2013), three outputs to be +1, -1 or, before the first pulse, 0
 (bioprop/data/tasks/flip_flop.py).
 
@@ -10,14 +12,15 @@ bp: R^2 0.9965 ± 0.0001 over seeds 0 to 2, in 5 s on two cores; last_layer: 0.6
 from bioprop.training import base
 
 
-def get_config():
+def get_config(cell='leaky'):
   config = base()
   config.dataset = 'flip_flop'
   config.validation = 200
   config.model = 'rnn'
-  config.model_options.cell = 'leaky'
+  config.model_options.cell = cell
+  if cell == 'leaky':
+    config.model_options.tau = 2.0
   config.model_options.width = 64
-  config.model_options.tau = 2.0
   config.loss = 'mse'
   config.batch_size = 50
   config.optimizer = 'adam'

@@ -1,4 +1,4 @@
-"""Images or text, and labels, as numpy arrays: `load(name)` gives train, validation and test."""
+"""Images, text or sequences, and labels, as numpy arrays: `load(name)` gives the three splits."""
 from bioprop.data.characters import bigram_entropy, unigram_entropy
 from bioprop.data.datasets import Dataset, choose, load
 from bioprop.data.split import Split

@@ -7,7 +7,8 @@ from bioprop.models.rnn import RNN
 from bioprop.models.transformer import Transformer
 
 # Every model is called as model(x, train=False) with x [n, ...] and returns logits [n, classes],
-# but two: the rnn and the transformer map sequences [n, T] to logits [n, T, classes].
+# but two: the rnn and the transformer map sequences [n, T] (the rnn [n, T, c] too) to logits
+# [n, T, classes].
 MODELS = {
     'mlp': MLP,
     'cnn': CNN,

@@ -47,7 +47,8 @@ def base() -> ml_collections.ConfigDict:
   config.examples = config_dict.placeholder(int)
   config.augment = 'none'  # 'shift_flip': pad by 4 pixels and crop, flip left-right (CIFAR).
 
-  # 'mse': half the squared distance to the one-hot label; 'mse_centred': less 1 / classes.
+  # 'mse': half the squared distance to the one-hot label, or to targets that are numbers;
+  # 'mse_centred': to the label less 1 / classes.
   config.loss = 'cross_entropy'
   config.epochs = 10
   config.batch_size = 64  # The incomplete last batch of an epoch is left out.

@@ -203,6 +203,18 @@ def test_what_does_not_fit_is_refused(name, values, words):
     Trainer(config)
 
 
+@pytest.mark.parametrize('name', ['copy', 'cue_accumulation', 'delayed_match', 'flip_flop',
+                                  'mnist_rows', 'sine'])
+def test_another_cell_stands_after_the_colon(name):
+  """Without what is another's: the model can be built."""
+  config = load(name)
+  file = ROOT / 'configs' / f'{name}_rnn.py'
+  config.model_options = runpy.run_path(str(file))['get_config']('gru').model_options
+  config.model_options.width = 6
+  shapes = jax.eval_shape(Trainer(config).init).params
+  assert 'GRUCell' in str(list(shapes))
+
+
 @pytest.mark.parametrize('name, options, words', [
     ('copy', {'cell': 'grue'}, "ValueError: there is no cell 'grue'. Valid: simple, leaky"),
     ('copy', {'tau': 3.0}, "the cell 'simple' has no tau"),

@@ -2,9 +2,9 @@
 
   y_t = sin(2 pi t / T) + sin(4 pi t / T) / 2 + sin(8 pi t / T) / 4 ,   x_t = 1 ,   t = 0 ... T - 1
 
-The setting of the author's notebook (github.com/murray-lab/rflo-learning): one trial, again and
-again. So all sequences are the same one, and an epoch is a thousand trials. A constant output
-leaves the mean square (1 + 1/4 + 1/16) / 2 = 21/32.
+As in the author's notebook (github.com/murray-lab/rflo-learning), it is one trial, again and again:
+all sequences are the same one, and an epoch is a thousand trials. A constant output leaves the mean
+square (1 + 1/4 + 1/16) / 2 = 21/32.
 """
 import numpy as np
 
