@@ -7,8 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-import bioprop
 from bioprop.bench.steps import peak_mb
+from bioprop.plug.linen import wrap
+from bioprop.rules import make
+from bioprop.streams.online import online as online_of
 
 RULES = ('bp', 'rflo', 'eprop', 'tbptt')  # Without a rule: what is timed.
 _BATCH, _INPUTS, _WIDTH, _OUTPUTS = 8, 8, 64, 2
@@ -27,7 +29,7 @@ def measure(rules: list[str], lengths: list[int], rounds: int) -> list[dict[str,
   """Times the gradient of a loss summed over a sequence, whose inputs are drawn as it goes.
 
   Args:
-    rules: what can act on a recurrent network, keys of `bioprop.RULES`.
+    rules: what can act on a recurrent network, keys of `RULES`.
     lengths: steps of the sequences.
     rounds: how many times each program gets its turn.
 
@@ -59,7 +61,7 @@ def measure(rules: list[str], lengths: list[int], rounds: int) -> list[dict[str,
 
 def offline(rule: str, length: int):
   """A compiled gradient of whole sequences, and its arguments."""
-  model = bioprop.wrap(_Net(), _rule(rule))
+  model = wrap(_Net(), _rule(rule))
   variables = model.init(jax.random.key(1), jnp.zeros((_BATCH, 2, _INPUTS)))
 
   def gradient(variables, key):
@@ -73,7 +75,7 @@ def offline(rule: str, length: int):
 
 def online(rule: str, length: int):
   """The same gradient, summed up step by step."""
-  stream = bioprop.online(_Net(), _rule(rule))
+  stream = online_of(_Net(), _rule(rule))
   variables = stream.model.init(jax.random.key(1), jnp.zeros((_BATCH, 2, _INPUTS)))
 
   def gradient(variables, key, state):
@@ -91,7 +93,7 @@ def online(rule: str, length: int):
 
 
 def _rule(name: str) -> Any:
-  return bioprop.make(name, steps=5) if name == 'tbptt' else name
+  return make(name, steps=5) if name == 'tbptt' else name
 
 
 def _input(key, t):
