@@ -2,9 +2,11 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from bioprop.errors import RecurrenceError
 from bioprop.network.layered import Layered
-from bioprop.network.recurrence import changing, recurrent_ops
+from bioprop.network.recurrence import changing, entries, recurrent_ops
 from bioprop.network.values import Kind, Node, SeenOp
 from bioprop.plug.choice import Choice
 from bioprop.rules.temporal import Spatial
@@ -77,10 +79,16 @@ def _faults(stream: Stream, n: int, width: int) -> Iterator[str]:
   layered, network = stream.layered, stream.layered.traced.network
   recurrent = recurrent_ops(network)
   for op in network.ops:
-    if layered.rules[op.number].exact and op.number in recurrent:
+    found = entries(recurrent.get(op.number, {}))
+    told = layered.recurrent.get(op.number, False)
+    if layered.rules[op.number].exact and found is not False:
       yield (f'under backprop errors travel back in time through the recurrent weight {op.path!r}, '
              f'from every neuron to every other, and traces of all pairs are not kept. Choose '
              f'rflo or eprop.')
+    elif not np.array_equal(found, told):
+      yield (f'the weight {op.path!r} is {"not " if told is False else ""}to count as recurrent, '
+             f'against what it does in the loop, so that errors pass it in ways that traces do not '
+             f'follow. Leave recurrent= out.')
   for number in sorted(stream.changing.deep):
     yield (f'the weight {network.ops[number].path!r} changes what is remembered, and its input is '
            f'made by other parameters at the same step, whose traces would be of pairs of neurons: '
