@@ -140,7 +140,7 @@ def test_rates_over_the_manifold():
     ('tbptt', {'steps': 1}, lambda c, both: c / np.sqrt(1 - both)),
     ('tbptt', {'steps': 3}, lambda c, both: c * np.sqrt(1 + both + both**2) / np.sqrt(1 - both)),
     ('rflo', {'feedback': 'symmetric', 'leak': 0.5},
-     lambda c, both: c / np.sqrt((1 - 0.3) * (1 - both)))], ids=str)
+     lambda c, both: c / np.sqrt((1 - 0.3) * (1 - both)))], ids=range(4))
 def test_the_saddle(rule, options, want):
   """The eigenvalues of equations.md, and those of the Jacobian; fixed feedback has none."""
   for w in (-0.5, 0.0, 0.4):
