@@ -75,6 +75,7 @@ def test_settings_and_how_else_one_asks(asked):
     ('compare', ['--uot=x.png'], 'no flag --uot. Did you mean --out=x.png? The flags are --out'),
     ('sweep', ['--rule=bp'], 'Did you mean --rules=bp?'),
     ('speed', ['mlp'], "no use for 'mlp'"),
+    ('speed', ['--models=mlp', '--rules=rflo'], 'RFLO is a rule of recurrent networks'),
     ('dmft', ['--steps=2', '--samples=1'], '--directions=4')])
 def test_mistakes_are_one_paragraph(asked, program, argv, words):
   """Of the command line of every program."""

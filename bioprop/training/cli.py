@@ -44,11 +44,11 @@ PLAIN = Program()
 
 
 def start(main: Callable[[list[str]], None], program: Program = PLAIN) -> None:
-  """Runs a program, whose flags are defined, as `absl.app.run` does."""
+  """Runs a program, whose flags are defined, as `absl.app.run`; our errors are one paragraph."""
   def told(argv):
     try:
       main(argv)
-    except app.UsageError as error:
+    except (app.UsageError, BiopropError) as error:
       raise _ending(str(error)) from error
 
   app.run(told, flags_parser=functools.partial(parse, program=program))
