@@ -104,7 +104,7 @@ class Acting(Walk):
       params['bias'] = known[op.bias][0]
     seen = op.op({at: known[at][0] for at in op.others}, rule.reads_error,
                  activation=self._phis.get(op.number), readout=op.number in self._readouts,
-                 auxiliary=op.number in self._auxiliaries, **self._in_time(op))
+                 auxiliary=op.number in self._auxiliaries, **self._in_time(op, rule))
     if op.number in self._taps:
       self.inputs[op.number] = x
     if rule.exact:
@@ -113,11 +113,12 @@ class Acting(Walk):
       y = self._assigned(op, rule, seen, params, weight, x)
     return (y + self._taps[op.number],) if op.number in self._taps else (y,)
 
-  def _in_time(self, op: SeenOp) -> dict[str, Any]:
+  def _in_time(self, op: SeenOp, rule: Rule) -> dict[str, Any]:
     recurrent = self._recurrent.get(op.number, False)
     if recurrent is False:
       return {}
-    return {'recurrent': recurrent, 'own': keeping_own(op, recurrent)}
+    own = keeping_own(op, recurrent) if rule.meets_itself else None
+    return {'recurrent': recurrent, 'own': own}
 
   def _assigned(self, op: SeenOp, rule: Rule, seen, params, weight: Value, x: Array) -> Array:
     moved = rule.reads_error and op.seen_x.axis not in (None, 0)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from bioprop.errors import refusing_samples, require_sample
 from bioprop.network.layered import Layered
-from bioprop.network.recurrence import entries, recurrent_ops
+from bioprop.network.recurrence import Entries, entries, recurrent_ops
 from bioprop.network.store import Keys, Store, redrawn
 from bioprop.network.values import Frame, Node, SeenOp
 from bioprop.plug import linen as linen_plug
@@ -19,6 +19,7 @@ from bioprop.plug.function import Call, Plug, split
 from bioprop.plug.nnx_run import beside, modules
 from bioprop.rules import RULES, AnyRule
 
+Recurrent = dict[int, dict[int, Entries]]  # As `recurrent_ops` gives it.
 _STREAMS = ('params', 'feedback', 'dropout')
 _NAMES = {cls: name for name, cls in RULES.items()}
 # Where a parameter so meets data nothing is multiplied by it.
@@ -173,6 +174,7 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool,
   if layered is not None:
     layered.require_ops(call.name)
   made = _feedback(call, plug, seen)
+  found = {} if layered is None else recurrent_ops(layered.traced.network)
   for path, w in call.params.items():
     layer = path.rpartition('/')[0]
     while layer not in owners and layer:  # A parameter in a list lies in the module that owns it.
@@ -184,7 +186,7 @@ def _report(call: Call, plug: Plug, owners: Mapping[str, str], seen: bool,
     elif layered is None:
       rows.append(_unseen(row, plug, made, call))
     else:
-      rows.append(_row(row, layered, made, call))
+      rows.append(_row(row, layered, made, call, found))
     if call.keys[path] in made and plug.choice.learns_at(path):
       learned = '/'.join(beside(call.keys[path]))
       rows.append(dataclasses.replace(rows[-1], path=learned, feedback=None,
@@ -203,7 +205,7 @@ def _normalised(frame: Frame) -> bool:
   return operands(top, 'exp') != () and [operands(at, 'reduce_sum') for at in sums] == [(top,)]
 
 
-def _row(row: Row, layered: Layered, made: Store, call: Call) -> Row:
+def _row(row: Row, layered: Layered, made: Store, call: Call, found: Recurrent) -> Row:
   network = layered.traced.network
   meetings = [meeting for meeting in network.meetings if meeting.path == row.path]
   hidden = [meeting.primitive for meeting in meetings if not meeting.entered]
@@ -221,7 +223,7 @@ def _row(row: Row, layered: Layered, made: Store, call: Call) -> Row:
     phi = next((layered.phis[op.number].name for op in ops if op.number in layered.phis), '')
     return dataclasses.replace(row, rule=_name(layered.rules[ops[0].number]), note=phi,
                                feedback=None if feedback is None else tuple(feedback.shape),
-                               time=_time(layered, ops))
+                               time=_time(layered, ops, found))
   for op in network.ops:
     if row.path in op.seen_bias.paths:
       return dataclasses.replace(row, rule=_name(layered.rules[op.number]))
@@ -233,9 +235,8 @@ def _row(row: Row, layered: Layered, made: Store, call: Call) -> Row:
   return dataclasses.replace(row, rule='local', note=note)
 
 
-def _time(layered: Layered, ops: Sequence[SeenOp]) -> str:
+def _time(layered: Layered, ops: Sequence[SeenOp], found: Recurrent) -> str:
   """Whether a weight is recurrent, as its rule sees it, or as it is found."""
-  found = recurrent_ops(layered.traced.network)
   own = [layered.recurrent.get(op.number, False) if layered.rules[op.number].needs_time else
          entries(found.get(op.number, {})) for op in ops]
   recurrent = [one for one in own if one is not False]

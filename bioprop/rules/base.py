@@ -41,7 +41,7 @@ class Op:
     recurrent: which entries of x come out of this op again, one step of time later: all, none, or
       those of a mask that broadcasts to x; only for rules with `needs_time`, False otherwise.
     own: keeps of an array shaped like the weight the entries by which a recurrent neuron meets
-      itself (W's diagonal), zeros elsewhere; None where the weight has no such entries.
+      itself (W's diagonal), zeros elsewhere; only for rules that say `meets_itself`.
   """
   function: Callable[[Params, Array], Array]
   weights: tuple[str, ...]

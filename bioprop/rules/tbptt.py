@@ -31,6 +31,7 @@ class TruncatedBackprop(Temporal):
   steps: int = 1
   chunked: bool = False
   multiplies = True
+  truncates = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -40,11 +41,6 @@ class TruncatedBackprop(Temporal):
           f'number of steps of time, at least 1. Give it as bioprop.make(\'tbptt\', steps=5) or on '
           f'the command line as --config.rule_options.steps=5.')
     check_choice(self, 'chunked', (False, True))
-
-  @property
-  def truncates(self):
-    """Always; see `Temporal`."""
-    return True
 
   def sent_through(self, weights, feedback):
     """The weights themselves; see `Rule.sent_through`."""

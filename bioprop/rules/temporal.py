@@ -6,6 +6,7 @@ gates) is differentiated by JAX as it is, under every rule.
 In space. All other ops send errors back through feedback weights, as in feedback alignment.
 """
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,13 @@ class Temporal(Rule):
     recurrent: patterns of the paths of the ops that are to count as recurrent, with commas between,
       in place of those that are found on cycles through time; for top-down loops between layers,
       which are cycles too. '' (the default): those that are found.
+
+  Class attributes:
+    truncates: the rule cuts what loops carry, and leaves the ops as they are.
   """
   recurrent: str = ''
   needs_time = True
+  truncates: ClassVar[bool] = False
 
   def __post_init__(self):
     if not isinstance(self.recurrent, str):
@@ -41,11 +46,6 @@ class Temporal(Rule):
   @property
   def meets_itself(self) -> bool:
     """Whether recurrent ops send something, through the entries by which a neuron meets itself."""
-    return False
-
-  @property
-  def truncates(self) -> bool:
-    """Whether the rule cuts what loops carry, and leaves the ops as they are."""
     return False
 
 
