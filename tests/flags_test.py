@@ -235,6 +235,7 @@ def test_numpy_token_ids(parse):
   assert bioprop.from_flags(Words(), tokens) is bioprop.from_flags(Words(), jnp.asarray(tokens))
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_hashed(parse):
   parse('--rule=fa')
   one, two = (bioprop.from_flags(Net([5, 4]), X) for _ in range(2))

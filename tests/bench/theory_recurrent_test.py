@@ -56,6 +56,7 @@ def test_plugged_rules_are_those_of_theory(case, x64):
   np.testing.assert_allclose(found.a, np.outer(ours - theirs, states[0][-1]), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_training(x64):
   """By expectation the loop written out; by samples near it, another for each network."""
   del x64
@@ -197,6 +198,7 @@ def test_what_cannot_be_compared_is_refused(name, value, told):
     run(config)
 
 
+@pytest.mark.slow
 def test_a_figure_of_panels(tmp_path):
   """One for each field, of flows, lines and points."""
   axis = np.linspace(-1, 1, 5)

@@ -57,6 +57,7 @@ def test_names_are_strings(name):
     data.load(name)
 
 
+@pytest.mark.slow
 def test_digits_does_not_pay_for_importing_tfds():
   code = ("import sys; from bioprop import data; data.load('digits', validation=9); "
           "sys.exit('tensorflow_datasets' in sys.modules or 'array_record' in sys.modules)")

@@ -110,6 +110,7 @@ def test_the_line_of_these_tests_is_the_documents(train):
   assert line.replace('model = ', 'return ') in inspect.getsource(start)
 
 
+@pytest.mark.slow
 def test_every_parameter_is_covered(train):
   model = train.CNN(rngs=nnx.Rngs(0))
   report = bioprop.describe(model, 'fa', jnp.ones((1, 28, 28, 1)), nnx.Rngs(0))
@@ -119,6 +120,7 @@ def test_every_parameter_is_covered(train):
   assert all(rule == ('local' if 'norm' in path else 'fa') for path, rule in rules.items())
 
 
+@pytest.mark.slow
 def test_symmetric_feedback_is_backprop(train, tools):
   plain, model = start(train, 'bp'), start(train, 'fa')
   for name in LAYERS:

@@ -150,6 +150,7 @@ class Net(nnx.Module):
     return self.out(nnx.tanh(self.twice(nnx.tanh(self.twice(x)))))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64', 'quick')
 def test_nnx_models():
   """As jax.grad of each sample of the two models says."""

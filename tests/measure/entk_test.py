@@ -190,6 +190,7 @@ class Net(nnx.Module):
     return self.out(nnx.relu(self.twice(nnx.relu(self.twice(nnx.relu(self.first(x)))))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['bp', 'kp', 'align_ada', 'gln', {'first': 'fa', '*': 'dfa'}],
                          ids=str)
 @pytest.mark.usefixtures('x64', 'quick')

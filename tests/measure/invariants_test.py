@@ -172,6 +172,7 @@ def through_library(name, rule, steps=4):
   return before, chain(params), updates, [feedback[layer] for layer in sorted(feedback)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, rule', [
     ('mlp', 'fa'), ('mlp', 'align_prop'), ('mlp', 'bp'), ('mup', 'fa'), ('convolutions', 'fa'),
     ('convolutions', 'bp')])

@@ -35,6 +35,7 @@ def test_feedback_is_found_where_something_is_sent_through(rule):
   assert (abs(cosine - 1) < 1e-6) == (rule == 'tbptt')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', [bioprop.make('rflo', feedback='symmetric'), 'eprop'], ids=str)
 def test_angles_are_those_of_the_gradients(rule):
   """Weight by weight, as two gradients of the same loss have them."""

@@ -72,6 +72,7 @@ def transformer():
   return model, jax.tree.map(lambda w: w + 0.1 * random.randn(*w.shape), variables), tokens
 
 
+@pytest.mark.slow
 def test_the_transformer_is_causal():
   """Another token at place 4 changes the outputs of its own sequence from place 4 on, all of them.
 

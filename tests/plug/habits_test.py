@@ -63,6 +63,7 @@ def test_fields_and_odd_outputs(tools, rule):
   assert run(variables['params'])['none'] is None
 
 
+@pytest.mark.slow
 def test_tables_and_lazy_init(tools):
   """tabulate counts what the plain model has, and the feedback beside it."""
   model = bioprop.wrap(tools.Net(), 'fa')

@@ -87,6 +87,7 @@ class TiedNnx(nnx.Module):
     return self.embed.attend(jnp.tanh(self.hidden(self.embed(x))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tied', [_tied_linen, _tied_nnx], ids=['linen', 'nnx'])
 def test_an_embedding_has_two_methods(tied):
   """Rows of tokens that do not occur learn as a readout alone; the others as a hidden layer too."""

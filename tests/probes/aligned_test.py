@@ -251,6 +251,7 @@ def test_nnx_models_are_changed_in_place():
   jax.block_until_ready(both(kernel[...], back))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['kp', 'align_prop', {'Dense_2': 'bp', '*': 'fa'}], ids=str)
 @pytest.mark.usefixtures('quick')
 def test_rules_that_keep_feedback(rule):

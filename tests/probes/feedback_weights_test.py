@@ -262,6 +262,7 @@ class Branches(nn.Module):
     return nn.Dense(4)(nn.Dense(4)(x) + nn.Dense(4)(x))
 
 
+@pytest.mark.slow
 def test_what_lies_above():
   """Of a chain all layers up to the output; layers side by side are no chain."""
   x = jnp.ones((2, 3))

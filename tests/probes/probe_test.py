@@ -369,6 +369,7 @@ def test_alignment_of_feedback_alignment(measured):
       for name in ('second', 'out')})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_nnx_models(measured):
   """With the weights and the feedback of the linen model they have all of its numbers."""

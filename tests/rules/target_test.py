@@ -50,6 +50,7 @@ def test_the_target_whatever_the_network_says(loss):
   np.testing.assert_allclose(got, -(one_hot(LABELS) @ b).sum((0, 1)) / 6, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_sum_is_not_divided():
   """reduction='sum' goes with a loss that is a sum."""
   got, b = hidden_bias(lambda out: jnp.sum(LOSSES['softmax'](out)), reduction='sum')

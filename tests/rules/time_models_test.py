@@ -112,6 +112,7 @@ def test_nnx():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
 
 
+@pytest.mark.slow
 def test_a_kernels_own_entries_are_its_centre():
   """Of the four gates of a convolutional LSTM: each channel with itself, at its own place."""
   cell = nn.RNN(nn.ConvLSTMCell(3, (3, 5)))

@@ -173,6 +173,7 @@ def test_nnx_models(cell, rule):
   same(nnx.to_pure_dict(got), nnx.to_pure_dict(want))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('outputs', [1, 2])
 def test_an_output_at_the_last_step(outputs):
@@ -189,6 +190,7 @@ def test_an_output_at_the_last_step(outputs):
   same(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_the_state_does_not_grow():
   """Nor is a second step traced."""
@@ -229,6 +231,7 @@ def test_what_cannot_be_told_forward(model, rule, words):
   assert '\n' not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_convolutions_and_plain_nnx_models_are_refused():
   """The first has traces of pairs of places; the second must be installed first."""

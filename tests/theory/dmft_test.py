@@ -29,6 +29,7 @@ def apart(one, other):
   return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule, rho, gamma0', [
     slow('bp', 0.0, 1.0), ('fa', 0.5, 1.0), slow('dfa', 0.0, 1.0), slow('hebb', 0.0, 0.15)])
 def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):

@@ -250,6 +250,7 @@ def test_steep_functions(squared):
     assert 1e-5 < np.abs(few - want).max() / np.abs(want).max() < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_functions_that_are_too_steep():
   """What was reached is said; a quadrature is taken as it is."""

@@ -207,6 +207,7 @@ def test_learning_without_end(rule, options):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_learning_is_a_loop_of_updates():
   """Losses before each update and at the end; the course at every fifth."""
   rng = np.random.RandomState(5)

@@ -15,6 +15,7 @@ def told(monkeypatch):
   return found
 
 
+@pytest.mark.slow
 def test_kp_without_decay(config, tmp_path, told):
   """Before the first step, and not again where a run goes on."""
   config.rule, config.epochs = 'kp', 1

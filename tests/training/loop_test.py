@@ -63,6 +63,7 @@ def _interrupt_in(monkeypatch, epoch):
   monkeypatch.setattr(Trainer, 'epoch', interrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('epoch,every', [(1, 1), (3, 1), (3, 2)])
 def test_an_interrupted_run_goes_on_to_the_same_bits(noisy, tmp_path, monkeypatch, epoch, every):
   noisy.checkpoint_every = every
@@ -89,6 +90,7 @@ def test_a_finished_run_gives_its_results_again_and_trains_nothing(config, tmp_p
   assert before == {p: p.read_bytes() for p in (tmp_path / 'run').rglob('*') if p.is_file()}
 
 
+@pytest.mark.slow
 def test_the_numbers_logged_are_those_of_the_state(config, tmp_path):
   results = run(config, tmp_path / 'run', progress=False)
   trainer = Trainer(config)
@@ -152,6 +154,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_divergence_names_step_and_layer_and_leaves_checkpoints_alone(
     config, tmp_path, monkeypatch):
   config.epochs = 4

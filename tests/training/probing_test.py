@@ -204,6 +204,7 @@ def test_training_is_the_same_without(whole, tmp_path):
   assert not (tmp_path / 'run' / 'probes').exists()
 
 
+@pytest.mark.slow
 def test_steps_per_call_changes_nothing(whole, tmp_path, monkeypatch):
   """Two steps a call, and a probe at every third: calls end where it is due."""
   lengths, plain = [], Trainer.epoch

@@ -104,6 +104,7 @@ def test_the_numbers_of_targets_are_those_of_the_state(tmp_path):
   assert again.test_r2 == results.test_r2 and again.train_r2 == results.train_r2
 
 
+@pytest.mark.slow
 def test_only_responses_count(tmp_path):
   """Cross-entropy and accuracy of the five steps of each trial that ask, and no other."""
   config = load('delayed_match')
@@ -236,6 +237,7 @@ def test_a_model_of_one_answer_is_refused(name):
     Trainer(config).init()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['linear_teacher', 'delayed_match'])
 def test_probes_measure(name):
   """Kernels and angles where labels are targets, and where some do not count."""

@@ -49,6 +49,7 @@ def _run(task, state, epoch, start=0, length=EXAMPLES // BATCH):
   return step.train_steps(task, length, state, data, epoch, start)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_a_loop_of_numpy_steps():
   # One hidden layer, softmax cross-entropy, SGD with momentum: gradients written out in numpy.
   task = _task(wrap(MLP(classes=4, hidden=(6,)), 'bp'), optax.sgd(0.1, 0.9))
@@ -114,6 +115,7 @@ def test_randomness_belongs_to_the_step_and_not_to_what_ran_before():
   assert not np.array_equal(draw(3), draw(4))
 
 
+@pytest.mark.slow
 def test_statistics_move_and_frozen_feedback_does_not():
   task = _task(wrap(Noisy(), 'fa'))
   state = _start(task)
