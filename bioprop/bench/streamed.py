@@ -79,13 +79,13 @@ def online(rule: str, length: int):
   variables = stream.model.init(jax.random.key(1), jnp.zeros((_BATCH, 2, _INPUTS)))
 
   def gradient(variables, key, state):
-    def step(known, t):
+    def step(t, known):
       state, total = known
       now = stream.step(variables, state, _input(key, t), _loss)
-      return (now.state, jax.tree.map(jnp.add, total, now.grads)), None
+      return now.state, jax.tree.map(jnp.add, total, now.grads)
 
     zeros = jax.tree.map(jnp.zeros_like, variables['params'])
-    return jax.lax.scan(step, (state, zeros), jnp.arange(length))[0][1]
+    return jax.lax.fori_loop(0, length, step, (state, zeros))[1]
 
   key = jax.random.key(0)
   arguments = (variables, key, stream.init(variables, _input(key, jnp.int32(0))))
