@@ -7,7 +7,27 @@ import jax
 import jax.numpy as jnp
 
 
-class LeakyCell(nn.RNNCellBase):
+class VectorCell(nn.RNNCellBase):
+  """A cell whose state is one vector, which begins at zero.
+
+  Attributes:
+    features: width of the state.
+  """
+  features: int
+
+  @nn.nowrap
+  def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> jax.Array:
+    """The state zero, for inputs of this shape."""
+    del rng
+    return jnp.zeros((*input_shape[:-1], self.features))
+
+  @property
+  def num_feature_axes(self) -> int:
+    """An input is a vector."""
+    return 1
+
+
+class LeakyCell(VectorCell):
   """A leaky unit, of which the tanh network of Murray (2019, eLife 8:e43299) is made.
 
     u_t = W h_{t-1} + W_in x_t + b ,   h_t = (1 - 1 / tau) h_{t-1} + phi(u_t) / tau
@@ -19,7 +39,6 @@ class LeakyCell(nn.RNNCellBase):
     use_bias: whether there is b.
     activation: phi.
   """
-  features: int
   tau: float = 10.0
   gain: float = 1.0
   use_bias: bool = True
@@ -41,18 +60,8 @@ class LeakyCell(nn.RNNCellBase):
     state = (1 - rate) * state + rate * new
     return state, state
 
-  @nn.nowrap
-  def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> jax.Array:
-    """The state zero, for inputs of this shape."""
-    return _zero(self, rng, input_shape)
 
-  @property
-  def num_feature_axes(self) -> int:
-    """An input is a vector."""
-    return 1
-
-
-class LinearCell(nn.RNNCellBase):
+class LinearCell(VectorCell):
   """h_t = W h_{t-1} + B x_t + b: the network of Williams, Payeur & Lajoie (arXiv 2606.00243).
 
   Attributes:
@@ -60,7 +69,6 @@ class LinearCell(nn.RNNCellBase):
     gain: W ~ N(0, gain^2 / features), whose spectral radius is about the gain.
     use_bias: whether there is b.
   """
-  features: int
   gain: float = 1.0
   use_bias: bool = True
 
@@ -69,16 +77,6 @@ class LinearCell(nn.RNNCellBase):
     """One step from h_{t-1} [..., features] and x_t [..., c]; returns h_t twice."""
     state = _driven(self, state, x)
     return state, state
-
-  @nn.nowrap
-  def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> jax.Array:
-    """The state zero, for inputs of this shape."""
-    return _zero(self, rng, input_shape)
-
-  @property
-  def num_feature_axes(self) -> int:
-    """An input is a vector."""
-    return 1
 
 
 # Flax's own, which take nothing but their width.
@@ -96,8 +94,3 @@ def _driven(cell, state, x):
   init = nn.initializers.variance_scaling(cell.gain**2, 'fan_in', 'normal')
   driven = nn.Dense(cell.features, cell.use_bias, name='input')(x)
   return driven + nn.Dense(cell.features, False, kernel_init=init, name='recurrent')(state)
-
-
-def _zero(cell, rng, input_shape):
-  del rng
-  return jnp.zeros((*input_shape[:-1], cell.features))

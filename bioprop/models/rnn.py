@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bioprop.models.cells import FLAX, LeakyCell, LinearCell
+from bioprop.models.cells import FLAX, LeakyCell, LinearCell, VectorCell
 from bioprop.models.parametrization import Parametrization
 
 # What each cell takes; Flax's own take nothing.
@@ -118,24 +118,14 @@ class RNN(nn.Module):
                        f'{self.parametrization!r}, which sets the scale: leave one of them out.')
 
 
-class _Cell(nn.RNNCellBase):
+class _Cell(VectorCell):
   """One step of the recurrent layer."""
-  width: int
   phi: Callable[[jax.Array], jax.Array]
   how: Parametrization
   use_bias: bool = True
 
   @nn.compact
   def __call__(self, state, x):
-    driven = self.how.dense(x, self.width, self.use_bias, name='input')
-    state = self.phi(driven + self.how.dense(state, self.width, use_bias=False, name='recurrent'))
-    return state, state
-
-  @nn.nowrap
-  def initialize_carry(self, rng, input_shape):
-    del rng
-    return jnp.zeros((*input_shape[:-1], self.width))
-
-  @property
-  def num_feature_axes(self):
-    return 1
+    driven = self.how.dense(x, self.features, self.use_bias, name='input')
+    driven = driven + self.how.dense(state, self.features, use_bias=False, name='recurrent')
+    return (self.phi(driven),) * 2

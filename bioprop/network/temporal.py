@@ -73,7 +73,7 @@ def truncated(network: Network, rules: Mapping[int, Rule], loops: Loops) -> dict
           f'the recurrent weight {path!r} is used in {len(own)} loops over time, one inside of the '
           f'other, and {type(rule).__name__} cannot count their steps together. Run all steps in '
           f'one scan.')
-    found.update({loop: rule for loop in own if loop != _NO_LOOP})
+    found.update(dict.fromkeys(own, rule))
   if found:
     for number, own in recurrent_ops(network).items():
       for loop in own:
@@ -92,7 +92,7 @@ def _chosen(op: SeenOp, rule: Temporal, found: dict[int, Entries]) -> dict[int, 
     return found
   if not any(matches(pattern, path) for pattern in rule.patterns for path in op.paths):
     return {}
-  return found or {_NO_LOOP: True}
+  return found or ({} if rule.truncates else {_NO_LOOP: True})  # Which has no loop to cut.
 
 
 def _check_patterns(rule: Temporal, ops: Sequence[SeenOp]) -> None:
@@ -104,8 +104,12 @@ def _check_patterns(rule: Temporal, ops: Sequence[SeenOp]) -> None:
           f'of the weights that learn by it: {", ".join(paths)}.')
 
 
-def _nothing(network: Network, rule: Rule) -> str:
+def _nothing(network: Network, rule: Temporal) -> str:
   name = type(rule).__name__
+  if rule.patterns:
+    return (f'{name} got recurrent={rule.recurrent!r}, and none of these weights lies on a cycle '
+            f'through time in a scan, so that there is no loop in which it could cut errors. Leave '
+            f'recurrent= out, or choose a rule of layers, such as \'fa\'.')
   if not _scans(network.frame):
     return (f'{name} is a rule of recurrent networks, and the model has no loop over time in which '
             f'a parameter meets data: it runs no scan, or writes every step out, where nobody '

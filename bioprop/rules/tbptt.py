@@ -5,7 +5,7 @@ r"""Truncated backpropagation through time (Williams & Peng 1990).
 exactly the last `steps` terms of the error d_s of every output: it crosses from a step to the one
 before it `steps` - 1 times. At `steps` >= T this is backprop through time. Errors of `steps` ages
 cross side by side, and each step is run again on the way back: at `steps` = 5 a GRU takes 1.3 to
-1.4 times backprop's time, and a third of its memory (`bench.speed --models=rnn`). With `chunked`
+1.5 times backprop's time, and a third of its memory (`bench.speed --models=rnn`). With `chunked`
 errors are stopped at every `steps`-th time, as practice does: an output is credited to between 1
 and `steps` steps.
 

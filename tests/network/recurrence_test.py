@@ -266,6 +266,8 @@ def test_describe_says_what_is_recurrent():
     (lambda p, x: scan(lambda h, x: (jnp.tanh(h @ jnp.zeros((M, 3)) + x @ p['out'] @ jnp.ones(
         (2, 3))) @ p['narrow'], h), x), bioprop.make('eprop', recurrent='out'),
      errors.RecurrenceError, 'no neuron meets itself'),
+    (simple, bioprop.make('tbptt', recurrent='inp'), errors.RecurrenceError,
+     "recurrent='inp', and none of these weights lies on a cycle"),
     (simple, bioprop.make('rflo', recurrent='rek'), errors.PatternError, "'rek' matches none"),
 ])
 def test_what_cannot_be(network, rule, error, words):
