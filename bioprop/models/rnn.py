@@ -127,5 +127,6 @@ class _Cell(VectorCell):
   @nn.compact
   def __call__(self, state, x):
     driven = self.how.dense(x, self.features, self.use_bias, name='input')
-    driven = driven + self.how.dense(state, self.features, use_bias=False, name='recurrent')
-    return (self.phi(driven),) * 2
+    heard = self.how.dense(state, self.features, use_bias=False, name='recurrent')
+    state = self.phi(driven + heard)
+    return state, state
