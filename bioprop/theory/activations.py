@@ -3,23 +3,25 @@ r"""Nonlinearities, and their expectations over Gaussian arguments.
 The theory of wide networks needs of a nonlinearity phi its values, its derivatives, and
 
   dual(aa, ab, bb) = E phi(u) phi(v) ,   dual_derivative(aa, ab, bb) = E phi'(u) phi'(v) ,
+  mean(aa) = E phi(u) ,                  mean_derivative(aa) = E phi'(u) ,
 
 u and v normal with mean 0, variances aa and bb, and covariance ab. Where these have closed forms
-they are exact, also where u = v, u = -v, or a variance is 0; `Quadrature` computes them for
-any other function that is smooth.
+they are exact, also where u = v, u = -v, or a variance is 0; `Quadrature` computes them for any
+other function that is smooth, and `Piecewise` for what is smooth between some places.
 """
 import abc
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bioprop.errors import TheoryError
+from bioprop.theory import parts
+from bioprop.theory.hermite import correlation
+from bioprop.theory.parts import NODES, Parts
 from bioprop.typing import Array
 
 Function = Callable[[Array], Array]
@@ -47,13 +49,41 @@ class Activation(abc.ABC):
   def second(self, h: Array) -> Array:
     """phi''(h) between the kinks."""
 
-  @abc.abstractmethod
+  @property
+  def parts(self) -> Parts:
+    """phi, as sums and closed forms take it."""
+    return Parts(self)
+
+  @property
+  def slopes(self) -> Parts:
+    """phi', likewise."""
+    return Parts(self.derivative)
+
   def dual(self, aa: Array, ab: Array, bb: Array) -> Array:
     """E phi(u) phi(v); covariances of one rank, whose shapes broadcast: [n, 1], [n, m], [1, m]."""
+    return parts.product(self.parts, self.parts, aa, ab, bb)
 
-  @abc.abstractmethod
   def dual_derivative(self, aa: Array, ab: Array, bb: Array) -> Array:
-    """E phi'(u) phi'(v); as `dual`."""
+    """E phi'(u) phi'(v); as `dual`. At a jump of phi, phi' is what it is beside it."""
+    return parts.product(self.slopes, self.slopes, aa, ab, bb)
+
+  def mean(self, aa: Array) -> Array:
+    """E phi(u), at each variance of an array."""
+    return parts.mean(self.parts, aa)
+
+  def mean_derivative(self, aa: Array) -> Array:
+    """E phi'(u); as `mean`."""
+    return parts.mean(self.slopes, aa)
+
+  def cross(self, other: 'Activation', aa: Array, ab: Array, bb: Array) -> Array:
+    """E phi(u) psi(v), psi the other nonlinearity; as `dual`."""
+    return self.dual(aa, ab, bb) if self == other else parts.product(
+        self.parts, other.parts, aa, ab, bb)
+
+  def cross_derivative(self, other: 'Activation', aa: Array, ab: Array, bb: Array) -> Array:
+    """E phi'(u) psi'(v); as `cross`."""
+    return self.dual_derivative(aa, ab, bb) if self == other else parts.product(
+        self.slopes, other.slopes, aa, ab, bb)
 
 
 def _check_finite(activation: Activation) -> None:
@@ -83,6 +113,16 @@ class Linear(Activation):
 
   def dual_derivative(self, aa, ab, bb):
     return jnp.ones_like(_everywhere(ab, aa, bb))
+
+  @property
+  def parts(self):
+    """With the two terms that there are, so that expectations with others are exact (Stein)."""
+    return Parts(self, nodes=2)
+
+  @property
+  def slopes(self):
+    """Likewise."""
+    return Parts(self.derivative, nodes=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +160,29 @@ class ReLU(Activation):
 
   def dual(self, aa, ab, bb):
     # phi is a sum of |h| and h, and E |u| v = 0.
-    c = _correlation(aa, ab, bb)
+    c = correlation(aa, ab, bb)
     angular = jnp.sqrt((1 - c) * (1 + c)) + c * jnp.arcsin(c)
     return self._even**2 * 2 / math.pi * jnp.sqrt(aa * bb) * angular + self._odd**2 * ab
 
   def dual_derivative(self, aa, ab, bb):
-    signs = jnp.arcsin(_correlation(aa, ab, bb))
+    signs = jnp.arcsin(correlation(aa, ab, bb))
     return self._even**2 * 2 / math.pi * signs + self._odd**2
+
+  @property
+  def parts(self):
+    """A line and a ramp."""
+    return Parts(self, ((0.0, (0.0, 2 * self._even)),), nodes=2)
+
+  @property
+  def slopes(self):
+    """A constant and a step."""
+    return Parts(self.derivative, ((0.0, (2 * self._even,)),), nodes=2)
+
+  def mean(self, aa):
+    return self._even * jnp.sqrt(2 / math.pi * aa)
+
+  def mean_derivative(self, aa):
+    return jnp.full_like(aa, self._odd)
 
   @property
   def _even(self):
@@ -159,6 +215,12 @@ class Erf(Activation):
     rest = jnp.maximum(aa * bb - ab * ab, 0)
     return 4 / math.pi / jnp.sqrt(1 + 2 * aa + 2 * bb + 4 * rest)
 
+  def mean(self, aa):
+    return jnp.zeros_like(aa)
+
+  def mean_derivative(self, aa):
+    return 2 / jnp.sqrt(math.pi * (1 + 2 * aa))
+
 
 @dataclasses.dataclass(frozen=True)
 class Sin(Activation):
@@ -182,6 +244,12 @@ class Sin(Activation):
 
   def dual_derivative(self, aa, ab, bb):
     return self.rate**2 * _cosines(self.rate, aa, ab, bb)
+
+  def mean(self, aa):
+    return jnp.zeros_like(aa)
+
+  def mean_derivative(self, aa):
+    return self.rate * jnp.exp(-self.rate**2 * aa / 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,17 +275,19 @@ class Cos(Activation):
   def dual_derivative(self, aa, ab, bb):
     return self.rate**2 * _sines(self.rate, aa, ab, bb)
 
+  def mean(self, aa):
+    return jnp.exp(-self.rate**2 * aa / 2)
+
+  def mean_derivative(self, aa):
+    return jnp.zeros_like(aa)
+
 
 @dataclasses.dataclass(frozen=True)
 class Quadrature(Activation):
-  r"""Any smooth function, its expectations by Hermite series.
+  """Any smooth function, its expectations by Hermite series: see bioprop/theory/hermite.py.
 
-  With h_k the orthonormal Hermite polynomials and c the correlation of u and v (Mehler 1866),
-
-    E phi(u) phi(v) = SUM_k a_k(aa) a_k(bb) c^k ,   a_k(s) = E phi(sqrt(s) z) h_k(z) , z ~ N(0, 1),
-
-  which is finite at c = 1 and -1, where it is Gauss and Hermite's rule in one dimension. A dual of
-  n and m samples costs n + m evaluations on `nodes` points, if aa is [n, 1] and bb is [1, m].
+  A dual of n and m samples costs n + m evaluations on `nodes` points, if aa is [n, 1] and bb is
+  [1, m].
 
   Errors of both duals, in float64, with the default nodes: below 1e-8 for tanh at variances up to
   4, 1e-12 for softplus, sigmoid, silu and gelu. The closer to the real line a function's
@@ -233,7 +303,7 @@ class Quadrature(Activation):
     TheoryError: if there are too many nodes, or too few.
   """
   function: Function
-  nodes: int = 320
+  nodes: int = NODES
   _MOST: ClassVar[int] = 1280
 
   def __post_init__(self):
@@ -252,35 +322,15 @@ class Quadrature(Activation):
   def second(self, h):
     return jax.jvp(self.derivative, (h,), (jnp.ones_like(h),))[1]
 
-  def dual(self, aa, ab, bb):
-    return self._series(self.function, aa, ab, bb)
+  @property
+  def parts(self):
+    """With as many terms as there are nodes."""
+    return Parts(self.function, nodes=self.nodes)
 
-  def dual_derivative(self, aa, ab, bb):
-    return self._series(self.derivative, aa, ab, bb)
-
-  def _series(self, function, aa, ab, bb):
-    c = _correlation(aa, ab, bb)
-    horner = lambda total, terms: (total * c + terms[0] * terms[1], None)
-    terms = [self._coefficients(function, variance) for variance in (aa, bb)]
-    return jax.lax.scan(horner, jnp.zeros_like(c), terms, reverse=True)[0]
-
-  def _coefficients(self, function, variance):
-    """a_k, [nodes, ...] for variances [...]."""
-    points, table = (jnp.asarray(a, variance.dtype) for a in _hermite(self.nodes))
-    deviation = jnp.sqrt(jnp.maximum(variance, 0))[..., None]
-    values = function(deviation * points.reshape((1,) * variance.ndim + (-1,)))
-    return jnp.moveaxis(jnp.matmul(values, table, precision='highest'), -1, 0)
-
-
-def _correlation(aa: Array, ab: Array, bb: Array) -> Array:
-  """In [-1, 1], and 0 where a variance is 0; 1 or -1 where it is as close as rounding can tell.
-
-  Else what rounding took from the correlation of a sample with itself would be an angle.
-  """
-  square = aa * bb
-  c = ab / jnp.sqrt(jnp.where(square > 0, square, 1))
-  rounded = jnp.where(jnp.abs(c) > 1 - 4 * jnp.finfo(c.dtype).eps, jnp.sign(c), c)
-  return jnp.where(square > 0, rounded, 0)
+  @property
+  def slopes(self):
+    """Likewise."""
+    return Parts(self.derivative, nodes=self.nodes)
 
 
 def _everywhere(ab: Array, aa: Array, bb: Array) -> Array:
@@ -298,17 +348,3 @@ def _sines(rate: float, aa: Array, ab: Array, bb: Array) -> Array:
   size = jnp.abs(ab)
   largest = jnp.exp(-rate**2 * (aa + bb - 2 * size) / 2)
   return jnp.sign(ab) * largest * -jnp.expm1(-2 * rate**2 * size) / 2
-
-
-@functools.lru_cache(maxsize=8)
-def _hermite(count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Gauss and Hermite's points z_i [count], and w_i h_k(z_i) [i, k] with the weights w_i."""
-  off = np.sqrt(np.arange(1.0, count))
-  points = np.linalg.eigvalsh(np.diag(off, 1) + np.diag(off, -1))  # Golub & Welsch (1969).
-  rows, sizes = np.stack([np.ones(count), points, *np.zeros((count - 2, count))]), np.ones(count)
-  for k in range(1, count - 1):
-    rows[k + 1] = (points * rows[k] - off[k - 1] * rows[k - 1]) / off[k]
-    large = np.abs(rows[k + 1]) > 1e100  # Of its square is to be the weight, which is as small.
-    rows[:, large] *= 1e-100
-    sizes[large] *= 1e-100
-  return points, (rows * sizes / np.sum(np.square(rows), 0)).T
