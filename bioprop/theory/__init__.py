@@ -19,12 +19,15 @@ from bioprop.theory.dmft import memory, solve_dmft
 from bioprop.theory.elementwise import as_activation
 from bioprop.theory.lazy import LazyKernels, lazy_kernels
 from bioprop.theory.linear import solve_linear
+from bioprop.theory.piecewise import Affine, Piecewise
 from bioprop.theory.prediction import predict, predict_steps
+from bioprop.theory.recognise import activation_of
 from bioprop.theory.solution import Solution
 from bioprop.theory.two_layer import TwoLayer, feedback_limit, two_layer
 
 __all__ = [
-    'Activation', 'Cos', 'Erf', 'LazyKernels', 'Linear', 'Quadrature', 'ReLU', 'Sin', 'Solution',
-    'TwoLayer', 'as_activation', 'feedback_limit', 'flows', 'lazy_kernels', 'memory', 'predict',
-    'predict_steps', 'recurrent', 'solve_dmft', 'solve_linear', 'two_layer',
+    'Activation', 'Affine', 'Cos', 'Erf', 'LazyKernels', 'Linear', 'Piecewise', 'Quadrature',
+    'ReLU', 'Sin', 'Solution', 'TwoLayer', 'activation_of', 'as_activation', 'feedback_limit',
+    'flows', 'lazy_kernels', 'memory', 'predict', 'predict_steps', 'recurrent', 'solve_dmft',
+    'solve_linear', 'two_layer',
 ]

@@ -26,8 +26,9 @@ import numpy as np
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
 from bioprop.theory.activations import Activation, Quadrature
-from bioprop.theory.elementwise import as_activation, check_smooth
+from bioprop.theory.elementwise import as_activation, check_smooth, check_steps
 from bioprop.theory.march import RULES, Program, Setting
+from bioprop.theory.piecewise import Piecewise
 from bioprop.theory.replicas import Average, average, search
 from bioprop.theory.responses import sources, tangents
 from bioprop.theory.solution import Solution
@@ -103,6 +104,8 @@ def solve_dmft(
   phi = as_activation(phi)
   if sources(rule, depth) and isinstance(phi, Quadrature):
     check_smooth(phi)  # What it bears in averages is a pole in derivatives.
+  if isinstance(phi, Piecewise):
+    check_steps(phi)
   size = len(x)
   # Each entry of a field that is derived in needs a copy that carries its derivative.
   least = max(steps * size if sources(rule, depth) else 0, size + 1, 2)

@@ -1,4 +1,6 @@
 """Activations by name, or made of a user's function, which is tried before it is believed."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +16,15 @@ from bioprop.theory.activations import (
     ReLU,
     Sin,
 )
+from bioprop.theory.parts import NODES
+from bioprop.theory.piecewise import Piecewise
+from bioprop.theory.recognise import activation_of, name_of, shape_of
 
-# By name; the exact ones also as the functions that have these names.
-_EXACT = {
-    'linear': (Linear(), (jax.nn.identity,)),
-    'relu': (ReLU(), (jax.nn.relu,)),
-    'leaky_relu': (ReLU(slope=0.01), (jax.nn.leaky_relu,)),
-    'erf': (Erf(), (jax.lax.erf, jax.scipy.special.erf)),
-    'sin': (Sin(), (jnp.sin, jax.lax.sin)),
-    'cos': (Cos(), (jnp.cos, jax.lax.cos)),
-}
-_SMOOTH = {
-    'tanh': jnp.tanh, 'sigmoid': jax.nn.sigmoid, 'softplus': jax.nn.softplus,
-    'silu': jax.nn.silu, 'gelu': jax.nn.gelu,
+_NAMED = {
+    'linear': Linear(), 'relu': ReLU(), 'leaky_relu': ReLU(slope=0.01), 'erf': Erf(), 'sin': Sin(),
+    'cos': Cos(), 'tanh': Quadrature(jnp.tanh), 'sigmoid': Quadrature(jax.nn.sigmoid),
+    'softplus': Quadrature(jax.nn.softplus), 'silu': Quadrature(jax.nn.silu),
+    'gelu': Quadrature(jax.nn.gelu),
 }
 
 
@@ -35,39 +33,36 @@ def as_activation(phi: str | Function | Activation) -> Activation:
 
   Args:
     phi: an activation, which is returned as it is; a name, such as 'relu' or 'tanh', with the
-      constants of `flax.linen`; or a smooth JAX function that acts on each entry of an array. Those
-      functions whose duals have closed forms (`jax.nn.relu`) are recognised.
+      constants of `flax.linen`; or a JAX function that acts on each entry of an array, smooth but
+      at 16 places at most. Those functions whose duals have closed forms (ReLUs of any slopes, erf,
+      sin, cos, lines) are recognised by their values, others become a `Quadrature`, or a
+      `Piecewise` if they have kinks or jumps.
 
   Returns:
     The activation.
 
   Raises:
     TheoryError: if the name is unknown; or the function mixes entries, changes shape or dtype,
-      cannot be differentiated, or has a kink, of which quadrature would be wrong.
+      cannot be differentiated, is not finite or has no variance, has more kinks, or bends too fast.
   """
   if isinstance(phi, Activation):
     return phi
-  if isinstance(phi, str) and phi in _EXACT:
-    return _EXACT[phi][0]
-  if isinstance(phi, str) and phi in _SMOOTH:
-    return Quadrature(_SMOOTH[phi])
+  if isinstance(phi, str) and phi in _NAMED:
+    return _NAMED[phi]
   if isinstance(phi, str) or not callable(phi):
     raise TheoryError(
         f'phi={phi!r} is no nonlinearity that theory knows: it takes one of '
-        f'{", ".join((*_EXACT, *_SMOOTH))}, or a smooth JAX function of each entry. Type '
-        f'phi=\'relu\', phi=ReLU(slope=0.2) or phi=lambda h: jnp.tanh(2 * h).')
-  for activation, functions in _EXACT.values():
-    if any(phi is function for function in functions):
-      return activation
+        f'{", ".join(_NAMED)}, or a JAX function of each entry. Type phi=\'relu\', phi=ReLU(slope=0.2) or '
+        f'phi=lambda h: jnp.tanh(2 * h).')
   _check_elementwise(phi)
-  activation = Quadrature(phi)
-  check_smooth(activation)
-  return activation
+  found = activation_of(phi)
+  # Whoever sums chooses the terms for the variances that there are.
+  return dataclasses.replace(found, nodes=NODES) if isinstance(found, Quadrature) else found
 
 
 def _check_elementwise(phi: Function) -> None:
   """Raises TheoryError if phi is not a function of each entry, with two derivatives."""
-  name = getattr(phi, '__name__', repr(phi))
+  name = name_of(phi)
   advice = ('Theory takes one function of each number: pass phi=\'relu\', or a function of an '
             'array that treats its entries alike, such as phi=lambda h: jnp.tanh(2 * h).')
   trial = Quadrature(phi)
@@ -92,19 +87,20 @@ def _check_elementwise(phi: Function) -> None:
 
 
 def check_smooth(activation: Quadrature) -> None:
-  """Raises TheoryError if phi or one of its first two derivatives jumps somewhere in (-8, 8)."""
-  # Closer points of a smooth function differ by less; a jump stays as it is.
-  grid = np.linspace(-8, 8.0037, 2048, dtype=np.float32)
-  for order, function in enumerate((activation, activation.derivative, activation.second)):
-    with jax.ensure_compile_time_eval():
-      differences = np.abs(np.diff(function(jnp.asarray(grid))))
-      at = int(np.argmax(differences))
-      closer = np.linspace(grid[at], grid[at + 1], 64, dtype=np.float32)
-      jump = np.max(np.abs(np.diff(function(jnp.asarray(closer)))))
-    if jump > max(differences[at] / 2, 1e-3):
-      name = getattr(activation.function, '__name__', repr(activation.function))
-      raise TheoryError(
-          f'phi={name} has a derivative of order {order} that jumps by {jump:.3g} near '
-          f'h={grid[at]:.3g}, and quadrature is accurate for smooth functions: errors would be '
-          f'between 1e-5 and 1e-1. A ReLU, leaky or not, is exact as phi=ReLU(slope=0.0, '
-          f'scale=1.0); to bear the errors, type phi=Quadrature(function).')
+  """Raises TheoryError if phi or a derivative of it jumps somewhere in (-64, 64)."""
+  for place, sizes in shape_of(activation.function).jumps:
+    order = next(order for order, size in enumerate(sizes) if size)
+    raise TheoryError(
+        f'phi={name_of(activation.function)} has a derivative of order {order} that jumps by '
+        f'{sizes[order]:.3g} at h={place:.3g}, and quadrature is accurate for smooth functions: '
+        f'errors would be between 1e-5 and 1e-1. Pass the function itself, '
+        f'phi=as_activation(function), of which kinks are found.')
+
+
+def check_steps(activation: Piecewise) -> None:
+  """Raises TheoryError if phi itself jumps."""
+  for place, size in activation.steps:
+    raise TheoryError(
+        f'phi={name_of(activation.function)} jumps by {size:.3g} at h={place:.3g}, where it has no '
+        f'derivative, and responses are averages of derivatives. Take a function that is '
+        f'continuous, for instance phi=lambda h: jnp.clip(5 * h, -1, 1).')

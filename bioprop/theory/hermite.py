@@ -9,7 +9,6 @@ which is finite at c = 1 and -1, where it is Gauss and Hermite's rule in one dim
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

@@ -46,10 +46,12 @@ from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
 from bioprop.theory.activations import Activation, Function, Quadrature
 from bioprop.theory.elementwise import as_activation
+from bioprop.theory.piecewise import Piecewise
 from bioprop.typing import Array
 
 PerLayer = float | Sequence[float]
 Numbers = tuple[float, ...]
+Summed = Quadrature | Piecewise
 
 # Those that send the gradient itself, and those whose hidden layers get what it does not know of.
 _EXACT = ('bp', 'align_prop', 'align_ada', 'align_zero', 'gln')
@@ -95,9 +97,9 @@ def lazy_kernels(
   library's models have bias_variance=0, and bias_rate=1 if use_bias; with bias_rate=None the biases
   are those of neural-tangents (b = s_b beta, beta trained).
 
-  Of functions without closed forms the expectations are sums (`Quadrature`), of as many terms as an
-  error of 1.5e-8 takes, relative to a layer's largest entry (in float32 3e-4). A `Quadrature` is
-  taken as it is.
+  Of functions without closed forms the expectations are sums (`Quadrature`, or `Piecewise` where
+  there are kinks), of as many terms as an error of 1.5e-8 takes, relative to a layer's largest
+  entry (in float32 3e-4). A `Quadrature` or `Piecewise` is taken as it is.
 
   It can be under `jax.jit`: all but x and x2 is then static, sums have 320 terms, and kernels are
   NaN where these do not suffice. It takes O(depth n n') of memory.
@@ -105,7 +107,7 @@ def lazy_kernels(
   Args:
     x: samples [n, D].
     depth: L, the number of hidden layers.
-    phi: the nonlinearity: a name, an activation, or a smooth function; see `as_activation`.
+    phi: the nonlinearity: a name, an activation, or a function; see `as_activation`.
     rule: a rule's name.
     x2: samples [n', D], whose errors move the outputs of x; None: x.
     rho: of 'fa', the correlation of the feedback with the initial weights.
@@ -136,15 +138,15 @@ def lazy_kernels(
   activation = as_activation(phi)
   run = lambda activation, sent: _kernels(
       x, other, activation, rule == 'gln', sent, weights, biases, rates)
-  if activation is phi or not isinstance(activation, Quadrature):
+  if activation is phi or not isinstance(activation, Summed):
     return run(activation, sent)
   activation, right = _accurate(lambda activation: run(activation, 1.0), activation)
   return jax.tree.map(lambda k: jnp.where(right, k, jnp.nan), run(activation, sent))
 
 
 def _accurate(run: Callable[[Activation], LazyKernels],
-              activation: Quadrature) -> tuple[Quadrature, Array]:
-  """The quadrature with so many nodes that its error is small; whether it is, if that is traced.
+              activation: Summed) -> tuple[Summed, Array]:
+  """The activation with so many nodes that its error is small; whether it is, if that is traced.
 
   The error of N nodes is the change that comes of 2 N. It falls like exp(-b sqrt(N)), which gives
   that of 2 N from the change before.

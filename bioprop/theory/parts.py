@@ -6,7 +6,8 @@ r_k, s_k (bioprop/theory/hermite.py), those of s in closed form,
   E phi(u) psi(v) = E s(u) s'(v) + SUM_k [(r_k + s_k) (r'_k + s'_k) - s_k s'_k] c^k ,
 
 where ' is of psi. The first term is exact; the series converges as if nothing had jumped in one of
-the two.
+the two. Ramps grow faster than functions do: where variances are so large that more than 1e-6 of an
+expectation (in float32, 3e-4) is rounding, it is NaN.
 """
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from bioprop.theory import jumps as closed
 from bioprop.typing import Array
 
 NODES = 320
+_MOST = 1e-6  # Relative error by rounding, beyond which expectations are NaN.
 
 
 class Parts(NamedTuple):
@@ -50,7 +52,16 @@ def product(one: Parts, other: Parts, aa: Array, ab: Array, bb: Array) -> Array:
     series = series + closed.product(ours, others, aa, ab, bb)
   if not ours and not others:
     return series
+  lost = _rounded(*first) | _rounded(*second)
+  series = jnp.where(lost, jnp.nan, series)
   return jnp.where(aa * bb > 0, series, mean(one, aa) * mean(other, bb))
+
+
+def _rounded(rest: Array, ramps: Array) -> Array:
+  """Where ramps, taken out and added again, are so large that little is left of the function."""
+  eps = float(jnp.finfo(rest.dtype).eps)
+  size = lambda terms: jnp.sum(jnp.square(terms), 0)
+  return eps * size(ramps) > max(eps**0.5, _MOST) * size(rest + ramps)
 
 
 def mean(one: Parts, variance: Array) -> Array:

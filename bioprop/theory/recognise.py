@@ -24,6 +24,7 @@ from bioprop.theory.piecewise import Affine, Piecewise
 from bioprop.theory.places import REACH, ROUNDED, Smooth, decimal, smooth
 
 _NODES = (16, 40, 80, 160, 320, 640, 1280)
+_TAKEN = (7, 6, 5, 4)  # Orders of jumps.
 _ACCURACY, _LEAST = 5e-9, 1e-6  # What is aimed at, and what has to be reached at variance 1.
 _VARIANCES = (0.04, 1.0, 4.0, 16.0)  # At which sums are tried, the largest that they aim at last.
 
@@ -160,22 +161,41 @@ def _is(found: Activation, shape: Smooth) -> bool:
 
 
 def _with_nodes(rough: Quadrature | Piecewise, shape: Smooth, name: str) -> Activation:
-  """With the fewest terms whose sums are the integrals, at v = u and v = -u."""
-  kinds = [closed.orders(part.jumps, np.float64) for part in (rough.parts, rough.slopes)]
-  want, size = _integrals(shape, kinds)  # [2, 2, variances]: of phi and phi', at both ends.
+  """With the fewest terms whose sums are the integrals, at v = u and v = -u.
+
+  Of the orders in which derivatives jump, so many are taken out as leave the least error: of more
+  of them ramps are larger, and so is what rounding leaves.
+  """
+  best, least = rough, np.full(len(_VARIANCES), np.inf)
+  for orders in _TAKEN if shape.jumps else (0,):
+    taken = tuple((place, sizes[:orders + 1]) for place, sizes in shape.jumps)
+    found = dataclasses.replace(rough, jumps=taken) if taken else rough
+    nodes, worst = _nodes(found, shape)
+    if worst.max() < least.max():
+      best, least = dataclasses.replace(found, nodes=nodes), worst
+    if least.max() <= max(_ACCURACY, 10 * shape.noise):
+      break
+  if least[1] > max(_LEAST, 10 * shape.noise):
+    raise TheoryError(
+        f'the expectations of phi={name} are sums whose error, at {_NODES[-1]} terms and a '
+        f'variance of 1, is {least[1]:.2g} of their value: phi bends too fast. Take a function '
+        f'that changes over distances of 0.05 or more, or one whose kinks are sharp.')
+  return best
+
+
+def _nodes(found: Quadrature | Piecewise, shape: Smooth) -> tuple[int, np.ndarray]:
+  """How many terms are enough, or the most; and the errors at each variance."""
+  kinds = [closed.orders(part.jumps, np.float64) for part in (found.parts, found.slopes)]
+  want, size, rounded = _integrals(shape, kinds)  # Of phi and phi', at both ends.
   size = np.maximum(size, 1e-3 * size[:, [1]])[:, None]
+  size = np.where(size > 0, size, 1)
   ramps = [_ramps(jumps) for jumps in kinds]
   for nodes in _NODES:
-    errors = np.abs(_sums(shape, kinds, ramps, nodes) - want) / np.where(size > 0, size, 1)
+    errors = (np.abs(_sums(shape, kinds, ramps, nodes) - want) + rounded[:, None]) / size
     worst = np.where(np.isfinite(errors), errors, np.inf).max((0, 1))
     if worst.max() <= max(_ACCURACY, 10 * shape.noise):
       break
-  if worst[1] > max(_LEAST, 10 * shape.noise):
-    raise TheoryError(
-        f'the expectations of phi={name} are sums whose error, at {nodes} terms and a variance of '
-        f'1, is {worst[1]:.2g} of their value: phi bends too fast. Take a function that changes '
-        f'over distances of 0.05 or more, or one whose kinks are sharp.')
-  return dataclasses.replace(rough, nodes=nodes)
+  return nodes, worst
 
 
 def _ramps(jumps: closed.Jumps) -> np.ndarray:
@@ -204,8 +224,8 @@ def _sums(shape: Smooth, kinds: list[closed.Jumps], ramps: list[np.ndarray],
   return np.einsum('fvk,ek->fev', terms, signs)
 
 
-def _integrals(shape: Smooth, kinds: list[closed.Jumps]) -> tuple[np.ndarray, np.ndarray]:
-  """The same by Gauss and Legendre's rule on short intervals; and E phi^2, E phi'^2."""
+def _integrals(shape: Smooth, kinds: list[closed.Jumps]) -> tuple[np.ndarray, ...]:
+  """The same by Gauss and Legendre's rule on short intervals; E phi^2, E phi'^2; rounding."""
   nodes, weights = np.polynomial.legendre.leggauss(24)
   grid = np.concatenate([shape.edges, -shape.edges, np.arange(-REACH, REACH, 0.25)])
   edges = np.unique(np.clip(grid, -REACH, REACH))
@@ -217,4 +237,6 @@ def _integrals(shape: Smooth, kinds: list[closed.Jumps]) -> tuple[np.ndarray, np
   values, turned = shape.values(h)[:2], shape.values(-h)[:2]
   ramps, mirrored = _jumping(kinds, h), _jumping(kinds, -h)
   squares = np.stack([values**2 - ramps**2, values * turned - ramps * mirrored], 1)
-  return whole(squares), whole(values**2)
+  sizes = [tuple((place, tuple(map(abs, one))) for place, one in jumps) for jumps in kinds]
+  rounding = 4 * np.finfo(np.float64).eps * _jumping(sizes, h)**2
+  return whole(squares), whole(values**2), whole(rounding)

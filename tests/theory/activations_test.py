@@ -9,7 +9,8 @@ import scipy.special
 
 from bioprop.errors import TheoryError
 from bioprop.theory.activations import Cos, Erf, Linear, Quadrature, ReLU, Sin
-from bioprop.theory.elementwise import as_activation
+from bioprop.theory.elementwise import as_activation, check_smooth
+from bioprop.theory.piecewise import Piecewise
 
 # Each with phi and phi' written out.
 STEP = lambda h: np.where(h > 0, 1.0, 0.0)
@@ -160,6 +161,25 @@ def test_names_and_functions():
   np.testing.assert_allclose(inside(h), jnp.sin(h) + h, rtol=1e-6)
 
 
+def test_functions_with_kinks():
+  """What has no closed form is one function between some places."""
+  assert as_activation(lambda h: jnp.maximum(h, 0)) == ReLU()
+  for phi, place, sizes in ((lambda h: jnp.abs(h - 1.25), 1.25, (0, 2, 0)),
+                            (jax.nn.elu, 0.0, (0, 0, -1)), (jnp.sign, 0.0, (2, 0, 0))):
+    found = as_activation(phi)
+    (at, jumps), = found.jumps
+    assert at == place and type(found) is Piecewise
+    np.testing.assert_allclose(jumps[:3], sizes, atol=1e-9)
+
+
+@pytest.mark.parametrize('order, phi', enumerate((jnp.sign, jax.nn.relu, jax.nn.elu)))
+def test_what_is_not_smooth(order, phi):
+  """Is told by the order of the first jump."""
+  with pytest.raises(TheoryError, match=f'order {order} that jumps by .* at h=0'):
+    check_smooth(Quadrature(phi))
+  check_smooth(Quadrature(jnp.tanh))
+
+
 @pytest.mark.parametrize('phi, words', [
     ('swish2', 'one of linear, relu'),
     (3, 'one of linear, relu'),
@@ -169,10 +189,8 @@ def test_names_and_functions():
     (lambda h: h > 0, 'keep shape'),
     (np.tanh, 'cannot be called'),
     (lambda h, slope: h, 'cannot be called'),
-    (lambda h: jnp.maximum(h, 0), 'order 1 that jumps by 1 near h=-0.0'),
-    (lambda h: jnp.abs(h - 1.25), 'order 1 that jumps by 2 near h=1.2'),
-    (jax.nn.elu, 'order 2 that jumps by 1'),
-    (jnp.sign, 'order 0 that jumps by 2'),
+    (lambda h: jnp.floor(h), 'jumps at more than 16 places'),
+    (lambda h: jnp.exp(h**2), 'infinite or NaN'),
 ])
 def test_what_is_no_activation(phi, words):
   """Errors say what it is, and what to type."""
