@@ -44,8 +44,23 @@ import numpy as np
 
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
-from bioprop.theory.activations import Activation, Function, Quadrature
+from bioprop.theory.activations import Activation, Linear, Quadrature, Slope
+from bioprop.theory.activations import Function as Elementwise
 from bioprop.theory.elementwise import as_activation
+from bioprop.theory.fields import kernels
+from bioprop.theory.fields.derivatives import Credit
+from bioprop.theory.fields.leaves import (
+    Added,
+    Field,
+    Function,
+    Gate,
+    Given,
+    Mixed,
+    Parameter,
+    Term,
+    Weighted,
+)
+from bioprop.theory.fields.positions import Dense
 from bioprop.theory.piecewise import Piecewise
 from bioprop.typing import Array
 
@@ -80,7 +95,7 @@ class LazyKernels(NamedTuple):
 def lazy_kernels(
     x: Array,
     depth: int,
-    phi: str | Function | Activation = 'relu',
+    phi: str | Elementwise | Activation = 'relu',
     rule: str = 'bp',
     *,
     x2: Array | None = None,
@@ -179,64 +194,37 @@ def _change(coarse: LazyKernels, fine: LazyKernels) -> Array:
                             for a, b in ((coarse.phi, fine.phi), (coarse.g, fine.g))]))
 
 
-class _Gram(NamedTuple):
-  """Second moments of x with x2, and of each sample with itself: what a dual is a function of."""
-  rows: Array  # [n, 1]
-  full: Array  # [n, n']
-  columns: Array  # [1, n']
-
-
-def _alone(full: Array) -> _Gram:
-  """Of x with x: moments that differ from the diagonal's would make angles of rounding."""
-  diagonal = jnp.diagonal(full)
-  return _Gram(diagonal[:, None], full, diagonal[None, :])
-
-
-def _inputs(x: Array, other: Array | None) -> _Gram:
-  """x . x' / D."""
-  full = jnp.matmul(x, (x if other is None else other).T, precision='highest') / x.shape[1]
-  if other is None:
-    return _alone(full)
-  rows, columns = (jnp.mean(jnp.square(a), 1) for a in (x, other))
-  return _Gram(rows[:, None], full, columns[None, :])
-
-
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
 def _kernels(x: Array, other: Array | None, activation: Activation, gated: bool, sent: float,
              weights: Numbers, biases: Numbers, rates: Numbers) -> LazyKernels:
-  phis, slopes = _forward(x, other, activation, gated, weights[:-1], biases[:-1])
-  gradients = [jnp.ones_like(phis[0])]
-  for weight, slope in zip(weights[:0:-1], slopes[::-1]):
-    gradients.insert(0, weight * gradients[0] * slope)
-  pseudo = [sent**(len(slopes) - layer) * g for layer, g in enumerate(gradients)]
-  layers = [g * (weight * k + rate)
-            for g, weight, k, rate in zip(pseudo, weights, phis, rates)]
-  return LazyKernels(*map(jnp.stack, (phis, gradients, pseudo, layers)), sum(layers))
+  output, ops = _network(activation, gated, weights, rates)
+  variances = {f'w{at}': weight for at, weight in enumerate(weights)} | {
+      f'b{at}': bias for at, bias in enumerate(biases)}
+  sides = tuple((side / math.sqrt(side.shape[1]),) for side in (x, x if other is None else other))
+  credit = Credit({op.number: 1.0 for op in ops}, {op.number: sent for op in ops})
+  found = kernels.find(output, credit, sides, other is None, variances, x.dtype)
+  by_layer = lambda of: jnp.stack([of[op.number] for op in ops])
+  layers = jnp.stack([found.shares[f'w{op.number}'] + found.shares[f'b{op.number}'] for op in ops])
+  return LazyKernels(by_layer(found.phi), by_layer(found.g), by_layer(found.g_pseudo), layers,
+                     found.entk)
 
 
-def _forward(x: Array, other: Array | None, activation: Activation, gated: bool,
-             weights: Numbers, biases: Numbers) -> tuple[list[Array], list[Array]]:
-  """Phi^0 .. Phi^L, and E phi' phi' of the layers 1 .. L."""
-  rows = lambda dual, gram: dual(gram.rows, gram.rows, gram.rows)
-  columns = lambda dual, gram: dual(gram.columns, gram.columns, gram.columns)
-
-  def through(dual, gram):
-    full = dual(gram.rows, gram.full, gram.columns)
-    return _alone(full) if other is None else _Gram(rows(dual, gram), full, columns(dual, gram))
-
-  inputs = _inputs(x, other)
-  gates = through(activation.dual_derivative, inputs) if gated else None
-  post, phis, slopes = inputs, [inputs.full], []
-  for weight, bias in zip(weights, biases):
-    pre = _Gram(*(weight * moments + bias for moments in post))
-    if gated:
-      post, slope = _Gram(*map(jnp.multiply, gates, pre)), gates.full
+def _network(activation: Activation, gated: bool, weights: Numbers, rates: Numbers
+             ) -> tuple[Field, list[Weighted]]:
+  """The output of dense layers, and their weights; a layer's inputs are a mean over features."""
+  inputs, ops = ((1, Given(0)),), []
+  for at, (weight, rate) in enumerate(zip(weights, rates)):
+    op = Weighted((), Parameter(f'w{at}', math.sqrt(weight)), inputs, Dense(()), at, 1)
+    bias = Added((), Parameter(f'b{at}', math.sqrt(rate)), None, op)
+    ops.append(op)
+    h = Mixed((), (Term(op), Term(bias)))
+    if gated:  # Each layer has gates of its own.
+      atoms, factors = (Gate((), Given(0)), h), (Slope(activation), Linear())
     else:
-      post = through(activation.dual, pre)
-      slope = activation.dual_derivative(pre.rows, pre.full, pre.columns)
-    phis.append(post.full)
-    slopes.append(slope)
-  return phis, slopes
+      atoms, factors = (h,), (activation,)
+    value = Function((), atoms, activation, factors)
+    inputs = ((1, (Term(value),)),)
+  return h.field, ops
 
 
 def _sent(rule: str, rho: float, scale: float) -> float:

@@ -1,0 +1,139 @@
+"""Kernels of many samples, block by block, within a given memory."""
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bioprop.errors import TheoryError
+from bioprop.theory.fields import kernels
+from bioprop.theory.fields.derivatives import Credit
+from bioprop.theory.fields.kernels import Found
+from bioprop.theory.fields.leaves import Field
+from bioprop.typing import Array
+
+Samples = Sequence[Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+  """What is to be computed of each block.
+
+  Attributes:
+    output: the network's output.
+    credit: the rule's, None if it is backprop's.
+    variances: of parameters, by name.
+    dtype: of kernels.
+  """
+  output: Field
+  credit: Credit | None
+  variances: Mapping[str, float]
+  dtype: jnp.dtype
+
+
+def size_of(samples: Samples, others: Samples | None, block: int | None) -> int:
+  """How many samples a block has at first.
+
+  Raises:
+    TheoryError: if samples do not belong together, or there is no such block.
+  """
+  count = _count(samples)
+  if others is not None:
+    shapes = [[one.shape[1:] for one in side if one.ndim] for side in (samples, others)]
+    if shapes[0] != shapes[1] or len(samples) != len(others):
+      raise TheoryError(f'x has samples of shapes {shapes[0]}, and x2 of {shapes[1]}: one network '
+                        f'sees both. Pass samples of equal shapes.')
+    count = max(count, _count(others))
+  if block is not None and (type(block) is not int or block < 1):
+    raise TheoryError(f'block={block!r} is to be a whole number of samples, at least 1. Say '
+                      f'block=16, or leave it out.')
+  return count if block is None else min(block, count)
+
+
+def cut(samples: Samples, start: int, size: int) -> tuple[Array, ...]:
+  """`size` samples from `start` on; at the end the last one again and again."""
+  count = _count(samples)
+  where = np.minimum(np.arange(start, start + size), count - 1)
+  return tuple(one[where] if one.ndim and len(one) == count else one for one in samples)
+
+
+def run(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float
+        ) -> tuple[Found, float]:
+  """All kernels, and the relative error of means that are taken over points.
+
+  Raises:
+    TheoryError: if a block of one sample takes more than `max_gib`.
+  """
+  if not kernels.is_sampled(plan.output):
+    return _all(plan, samples, others, size, max_gib, 0), 0.0
+  one, other = (_all(plan, samples, others, size, max_gib, seed) for seed in (0, 1))
+  apart = float(jnp.linalg.norm(one.entk - other.entk) / jnp.maximum(
+      jnp.linalg.norm(one.entk + other.entk), jnp.finfo(plan.dtype).tiny))
+  return jax.tree.map(lambda a, b: (a + b) / 2, one, other), apart
+
+
+def _all(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float,
+         seed: int) -> Found:
+  compiled, size = _fitting(plan, samples, others, size, max_gib, seed)
+  rows = range(0, _count(samples), size)
+  columns = rows if others is None else range(0, _count(others), size)
+  grid: list[list[Found]] = []
+  for i, start in enumerate(rows):
+    grid.append([])
+    for j, first in enumerate(columns):
+      if others is None and j < i:  # Kernels of the lazy limit are symmetric.
+        grid[-1].append(jax.tree.map(lambda a: a.T, grid[j][i]))
+        continue
+      same = others is None and i == j
+      left = cut(samples, start, size)
+      right = cut(samples if others is None else others, first, size)
+      if same not in compiled:
+        compiled[same] = _compiled(plan, left, same, seed)
+      grid[-1].append(jax.tree.map(np.asarray, compiled[same](left, right, dict(plan.variances))))
+  shape = _count(samples), _count(samples if others is None else others)
+  join = lambda *blocks: jnp.asarray(np.block([list(blocks[i * len(columns):(i + 1) * len(columns)])
+                                               for i in range(len(rows))])[:shape[0], :shape[1]])
+  return jax.tree.map(join, *(one for row in grid for one in row))
+
+
+def _fitting(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float,
+             seed: int):
+  """A compiled program of as many samples as there is memory for."""
+  same = others is None
+  while True:
+    program = _compiled(plan, cut(samples, 0, size), same, seed)
+    needed = _gib(program)
+    if needed <= max_gib:
+      return {same: program}, size
+    if size == 1:
+      raise TheoryError(
+          f'the kernels of one sample with another take {needed:.3g} GiB, and max_gib allows '
+          f'{max_gib:g}: all pairs of positions are needed below a mean over positions. Pass '
+          f'smaller images, flatten positions in place of pooling them, or say '
+          f'max_gib={math.ceil(needed)}.')
+    size = max(1, min(size - 1, math.floor(size * math.sqrt(max_gib / needed))))
+
+
+def _compiled(plan: Plan, part: Samples, same: bool, seed: int):
+  """The program of one block; `same`: of samples with themselves."""
+
+  @functools.partial(jax.jit)
+  def block(left, right, variances):
+    return kernels.find(plan.output, plan.credit, (left, right), same, variances, plan.dtype, seed)
+
+  shapes = tuple(jax.ShapeDtypeStruct(one.shape, one.dtype) for one in part)
+  variances = {name: jax.ShapeDtypeStruct((), jnp.result_type(float)) for name in plan.variances}
+  return block.lower(shapes, shapes, variances).compile()
+
+
+def _gib(program) -> float:
+  """Memory that a compiled program takes; 0 where the backend does not tell."""
+  found = program.memory_analysis()
+  return 0.0 if found is None else (found.temp_size_in_bytes + found.output_size_in_bytes) / 2**30
+
+
+def _count(samples: Samples) -> int:
+  return next(len(one) for one in samples if one.ndim)

@@ -1,0 +1,233 @@
+r"""infinite: the kernels of a user's own network, all of whose hidden widths are infinite.
+
+    kernels = bioprop.infinite(model, x, rule='fa')
+    kernels.ntk, kernels.entk, kernels.phi['Dense_1/kernel'], kernels.g['Dense_1/kernel']
+
+The network is read from its jaxpr, in the parametrisation that it has: what stands at a width is
+what networks as wide as the model come close to, and with wider ones closer, as 1 / sqrt(width)
+(Jacot, Gabriel & Hongler 2018, arXiv 1806.07572; Yang 2020, arXiv 2006.14548; under other rules
+Bordelon & Pehlevan 2023, arXiv 2210.02157, table 2). All hidden features are taken for infinitely
+many; numbers of samples, positions, classes and input features are what they are.
+"""
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bioprop.errors import TheoryError, refusing_samples, require_sample
+from bioprop.limit import blocks
+from bioprop.limit.credits import credit_of
+from bioprop.limit.parameters import Uses
+from bioprop.limit.reader import Reader, output_field, inputs_of
+from bioprop.limit.values import Known
+from bioprop.limit.variances import Draw, estimate
+from bioprop.network.layered import trace
+from bioprop.network.store import by_path
+from bioprop.plug import linen as linen_plug
+from bioprop.plug import nnx as nnx_plug
+from bioprop.plug.choice import Where, choose, locate
+from bioprop.plug.function import Call, Returned, split
+from bioprop.rules import AnyRule
+from bioprop.typing import Array, Key
+
+_STREAMS = ('params', 'feedback', 'dropout')
+
+
+@dataclasses.dataclass(frozen=True)
+class InfiniteKernels:
+  """Kernels of n samples with n', per output; of outputs with positions a mean over these.
+
+  What `bioprop.measure` finds of wide networks of this parametrisation: `entk` is
+  `measure.entk(..., trace=True)` over the number of outputs; phi, g and g_pseudo are those of
+  `measure.features`, g and g_pseudo over the number of outputs.
+
+  Attributes:
+    nngp: E f f' of the outputs at the start, [n, n'].
+    ntk: backprop's neural tangent kernel, [n, n'].
+    entk: the rule's, [n, n']: rows are the samples whose outputs move.
+    phi: of what a weight multiplies, by the weight's path, [n, n'].
+    g: of the gradients at a weight's output, summed over positions, [n, n'].
+    g_pseudo: of the gradients with the rule's.
+    shares: what each parameter adds to `entk`, [n, n'].
+    variances: of one entry of each parameter as it is used, by path.
+    error: relative error of kernels that comes of estimated variances, and of means over points.
+  """
+  nngp: Array
+  ntk: Array
+  entk: Array
+  phi: dict[str, Array]
+  g: dict[str, Array]
+  g_pseudo: dict[str, Array]
+  shares: dict[str, Array]
+  variances: dict[str, float]
+  error: float
+
+
+def infinite(
+    model: nn.Module | nnx.Module | Callable[..., Any],
+    x: Any,
+    x2: Any = None,
+    rule: 'AnyRule | str | Mapping[str, AnyRule | str] | None' = 'bp',
+    *,
+    init: Any = None,
+    variances: Mapping[str, float] | None = None,
+    accuracy: float = 2e-3,
+    key: Key | None = None,
+    output: Where = None,
+    max_gib: float = 4.0,
+    block: int | None = None,
+    **kwargs: Any,
+) -> InfiniteKernels:
+  """The lazy limit's kernels of a network, read from the network itself.
+
+  Matrix products and convolutions (strides, padding, groups, dilation), embeddings, biases, every
+  elementwise function, sums, products of independent activities, joined and split features,
+  flattening, pooling by means, fixed mixtures of positions, LayerNorm, RMSNorm, GroupNorm, and
+  BatchNorm with initial statistics. Of functions of one sum, expectations are closed or accurate to
+  1e-8; of functions of several, as in a residual block without a weight between two
+  nonlinearities, they are means over points, whose error is part of `error`.
+
+  It looks at values, and cannot be under `jax.jit`.
+
+  Args:
+    model: an unbound linen module, plain or plugged; an NNX module; or a function of (params,
+      *inputs).
+    x: samples [n, ...]; a tuple of arrays where the model takes several.
+    x2: other samples [n', ...], whose errors move the outputs of x; None: x.
+    rule: what `bioprop.wrap` takes, of the rules that have a lazy limit; None: the model's own.
+    init: of an NNX model, a function of a key to another such model; of a function, parameters or a
+      function of a key to parameters. Linen models have their own.
+    variances: of entries of parameters, by pattern of their paths, in place of estimates:
+      {'*/kernel': 2 / 512}. What is not named is estimated from draws.
+    accuracy: relative error of estimated variances.
+    key: of draws; None: jax.random.key(0).
+    output: which of the model's outputs, as in `wrap`.
+    max_gib: memory that one block of samples may take, in GiB (2**30 bytes).
+    block: samples in a block; None: as many as `max_gib` allows.
+    **kwargs: the model's keyword arguments, such as train=False.
+
+  Returns:
+    The kernels.
+
+  Raises:
+    TheoryError: if something in the network has no such limit, which the message names with its
+      place and what could replace it; if a parameter is not centred; or one sample takes more
+      memory than `max_gib`.
+    ConvergenceError: if expectations do not reach their accuracy.
+    SampleError: if the model cannot be called on the samples.
+  """
+  samples, others = _samples(x), None if x2 is None else _samples(x2)
+  key = jax.random.key(0) if key is None else key
+  require_sample('infinite', samples)
+  size = blocks.size_of(samples, others, block)
+  part = blocks.cut(samples, 0, size)
+  call, draw = _call_of(model, part, kwargs, init, key)
+  choice = choose(rule) if rule is not None else _own_choice(model)
+  reader, field, dtype = _read(call, output)
+  found = estimate(reader.uses, draw, variances or {}, jax.random.fold_in(key, 1), accuracy)
+  plan = blocks.Plan(field, credit_of(choice, field, reader.ops, reader.uses),
+                     {name: one.value for name, one in found.items()}, dtype)
+  kernels, error = blocks.run(plan, samples, others, size, max_gib)
+  named = lambda by_number: {op.weight.name: by_number[op.number] for op in reader.ops
+                             if op.number in by_number}
+  drawn = math.sqrt(sum(one.error**2 for one in found.values()))
+  return InfiniteKernels(
+      kernels.nngp, kernels.ntk, kernels.entk, named(kernels.phi), named(kernels.g),
+      named(kernels.g_pseudo), kernels.shares, {name: one.value for name, one in found.items()},
+      math.hypot(drawn, error))
+
+
+def _samples(x: Any) -> tuple[Array, ...]:
+  arrays = tuple(map(jnp.asarray, x)) if isinstance(x, tuple) else (jnp.asarray(x),)
+  for one in arrays:
+    if isinstance(one, jax.core.Tracer):
+      raise TheoryError('infinite reads the network and looks at values, and was called under '
+                        'jax.jit, grad or vmap. Call it outside, and pass its kernels in.')
+    if not one.size or not np.all(np.isfinite(one)):
+      raise TheoryError(f'samples of shape {one.shape} are empty, or hold infinite numbers or NaN, '
+                        f'and so would all their kernels. Pass finite ones.')
+  return arrays
+
+
+def _own_choice(model: Any):
+  plug = getattr(model, 'bioprop_plug', None) if isinstance(model, nn.Module) else (
+      getattr(model, nnx_plug.PLUG, None))
+  return choose('bp') if plug is None else plug.choice
+
+
+def _call_of(model: Any, part, kwargs, init: Any, key: Key) -> tuple[Call, Draw | None]:
+  """A call of the plain model at drawn parameters, and how to draw others."""
+  if isinstance(model, nn.Module):
+    return _linen(linen_plug.plain_model(model), part, kwargs, init, key)
+  if isinstance(model, nnx.Module):
+    plain = nnx_plug.uninstall(nnx.clone(model))
+    make = lambda model: nnx_plug.call_of(model, type(plain).__call__, part, kwargs)
+    draw = None if init is None else (lambda key: make(init(key)).params)
+    return make(plain), draw
+  if callable(model):
+    return _function(model, part, kwargs, init, key)
+  raise TypeError(f'bioprop.infinite takes a flax.linen module, an nnx module or a function of '
+                  f'(params, *inputs), and got {model!r}. Give it the model, as in '
+                  f'bioprop.infinite(MLP(), x).')
+
+
+def _linen(plain: nn.Module, part, kwargs, init, key: Key):
+  if init is not None:
+    raise TheoryError('a linen model draws its own parameters, and takes no init. Leave init out.')
+  streams = {name: jax.random.fold_in(key, at) for at, name in enumerate(_STREAMS)}
+
+  def make(key):
+    return plain.init({**streams, 'params': key}, *part, **kwargs)
+
+  with refusing_samples(type(plain).__name__, (part, kwargs)):
+    variables = jax.jit(make)(key)
+  params, held = variables.get('params', {}), {
+      name: one for name, one in variables.items() if name != 'params'}
+  draw = lambda key: by_path(nn.meta.unbox(make(key).get('params', {})))[0]
+  call = linen_plug.call_of(plain, nn.meta.unbox(params), held, part, kwargs, streams, None, False)
+  return call, draw
+
+
+def _function(function, part, kwargs, init, key: Key):
+  if init is None:
+    raise TheoryError('of a function the parameters are not known. Say init=params, or better a '
+                      'function that draws them: init=lambda key: {...}.')
+  params = init(key) if callable(init) else init
+  leaves, keys = by_path(params)
+  structure, order = jax.tree.structure(params), list(leaves)
+  arrays, _, rebuild = split(part, kwargs)
+
+  def run(leaves, held, arrays):
+    del held
+    args, options = rebuild(arrays)
+    return function(jax.tree.unflatten(structure, [leaves[path] for path in order]), *args,
+                    **options), ()
+
+  draw = (lambda key: by_path(init(key))[0]) if callable(init) else None
+  return Call(getattr(function, '__name__', 'the function'), run, leaves, keys, (), arrays), draw
+
+
+def _read(call: Call, output: Where):
+  """The network as a field of its samples."""
+  returned = Returned()
+
+  def function(params, held, inputs):
+    out, state = call.function(params, held, inputs)
+    return returned.keep(out), state
+
+  with refusing_samples(call.name, call.inputs):
+    traced = trace(function, call.params, call.held, call.inputs)
+  position, leaf = returned.position(*locate(returned.restore(traced.out[0]), output))
+  uses = Uses({path: call.params[path] for path in traced.paths})
+  reader = Reader(uses)
+  arguments = [*map(uses.param, traced.paths), *map(Known, jax.tree.leaves(call.held)),
+               *inputs_of(jax.tree.leaves(call.inputs))]
+  outs = reader.read(traced.closed, arguments)
+  return reader, output_field(outs[position], call.name), leaf.dtype
+

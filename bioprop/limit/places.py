@@ -1,0 +1,24 @@
+"""Where in the user's code an equation comes from, for messages."""
+import sysconfig
+
+from jax.extend import core
+
+_OURS = ('/bioprop/limit/', '/bioprop/plug/', '/bioprop/network/')
+
+
+def place_of(eqn: core.JaxprEqn) -> str:
+  """Such as "'max' in CNN/Block_0 (model.py:31)"."""
+  scopes = str(eqn.source_info.name_stack)
+  scope = f' in {scopes}' if scopes else ''
+  return f'{eqn.primitive.name!r}{scope}{_line(eqn)}'
+
+
+def _line(eqn: core.JaxprEqn) -> str:
+  libraries = sysconfig.get_paths()['purelib'], sysconfig.get_paths()['stdlib']
+  traceback = eqn.source_info.traceback
+  for frame in traceback.frames if traceback is not None else ():
+    name = frame.file_name
+    if not name.startswith(libraries) and not any(part in name for part in _OURS) and (
+        not name.startswith('<')):
+      return f' ({name.rpartition("/")[2]}:{frame.line_num})'
+  return ''
