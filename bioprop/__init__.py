@@ -1,6 +1,7 @@
 """bioprop: train unmodified Flax models by other learning rules than backprop."""
 from bioprop import flags
 from bioprop.flags import from_flags
+from bioprop.limit.infinite import InfiniteKernels, infinite
 from bioprop.plug.describe import describe
 from bioprop.plug.function import transform
 from bioprop.plug.linen import wrap
@@ -13,6 +14,6 @@ from bioprop.probes.layers import layers
 from bioprop.rules import RULES, Rule, make
 from bioprop.streams.online import online
 
-__all__ = ['RULES', 'Feedback', 'Probe', 'Rule', 'aligned', 'describe', 'feedback', 'flags',
-           'from_flags', 'install', 'jacobians', 'layers', 'make', 'online', 'transform',
-           'uninstall', 'wrap']
+__all__ = ['RULES', 'Feedback', 'InfiniteKernels', 'Probe', 'Rule', 'aligned', 'describe',
+           'feedback', 'flags', 'from_flags', 'infinite', 'install', 'jacobians', 'layers', 'make',
+           'online', 'transform', 'uninstall', 'wrap']

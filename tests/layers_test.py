@@ -12,6 +12,7 @@ ROWS = (
     ('training', 'flags'),
     ('streams',),
     ('probes',),
+    ('limit',),
     ('plug', 'models', 'data'),
     ('network',),
     ('rules', 'measure', 'theory'),
@@ -19,7 +20,7 @@ ROWS = (
 )
 # Libraries that belong to some packages only; jax and numpy are everybody's.
 LIBRARIES = {
-    'flax': ('plug', 'models', 'probes', 'flags', 'streams', 'training', 'bench'),
+    'flax': ('plug', 'models', 'limit', 'probes', 'flags', 'streams', 'training', 'bench'),
     'optax': ('training', 'bench'),
     'orbax': ('training', 'bench'),
     'absl': ('data', 'flags', 'training', 'bench'),
