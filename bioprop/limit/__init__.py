@@ -1,1 +1,1 @@
-"""The limit of infinite width of a network as it is written: its kernels are read from its jaxpr."""
+"""The limit of infinite width of a network as it is written, read from its jaxpr."""

@@ -6,8 +6,7 @@ from typing import Any
 
 from bioprop.errors import TheoryError
 from bioprop.limit.expressions import Expression, applied, argument
-from bioprop.theory.activations import Activation
-from bioprop.theory.recognise import activation_of
+from bioprop.theory.activations import Activation, ReLU, Slope
 from bioprop.theory.fields.leaves import (
   Added,
   Atom,
@@ -16,6 +15,7 @@ from bioprop.theory.fields.leaves import (
   Field,
   Function,
   Gained,
+  Gate,
   Leaf,
   Mixed,
   Moved,
@@ -26,6 +26,7 @@ from bioprop.theory.fields.leaves import (
   Weighted,
 )
 from bioprop.theory.fields.moments import factors_of
+from bioprop.theory.recognise import activation_of
 
 Operand = Field | Data | float
 
@@ -91,6 +92,15 @@ class Algebra:
     left = self._expression(s.leaf)
     right = self._expression(t.leaf).renamed({at: at + count for at in range(len(pairs[1]))})
     return Term(self._function(atoms, applied('times', [left, right]), factors), scale, data)
+
+  def gated(self, field: Field, seen: Data) -> Field:
+    """A field behind gates of its own, 1 or 0 by the sign of a frozen projection of numbers."""
+    gate = Gate(field[0].leaf.sizes, seen)
+    step = Function(gate.sizes, (gate,), None, (Slope(ReLU()),))
+    found = [self._product(Term(step), term) for term in self.settled(field)]
+    if None in found:
+      raise TheoryError('a ReLU of several activities cannot be gated. Put a weight before it.')
+    return tuple(found)
 
   def settled(self, field: Field) -> Field:
     """A field without squares that were kept for their means."""
@@ -214,7 +224,9 @@ class Algebra:
     return parts[0] if len(parts) == 1 else applied('plus', parts)
 
   def _expression(self, leaf: Leaf) -> Expression:
-    return self._expressions[leaf] if isinstance(leaf, Function) else argument(0)
+    if isinstance(leaf, Function):
+      return self._expressions.get(leaf, argument(0))
+    return argument(0)
 
   def _function(self, atoms, expression, factors, data=()) -> Function:
     key = atoms, expression, data

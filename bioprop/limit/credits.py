@@ -53,9 +53,9 @@ def _sent(rule: Rule, uses: Uses, op: Weighted) -> float:
   """E W B / E W^2 of the matrix B that a rule sends errors back through."""
   if rule.exact or isinstance(rule, AlignProp):  # At the start B = W.
     return 1.0
-  if isinstance(rule, _BLIND):
+  if type(rule) in _BLIND:
     return 0.0
-  if isinstance(rule, FeedbackAlignment):
+  if type(rule) is FeedbackAlignment:
     return rule.rho * (0.3 + 0.7 * rule.rho if rule.scale is None else rule.scale)
   if isinstance(rule, UniformSign):
     path, entries, _ = uses.entries[op.weight.name]

@@ -23,8 +23,9 @@ from flax import nnx
 from bioprop.errors import TheoryError, refusing_samples, require_sample
 from bioprop.limit import blocks
 from bioprop.limit.credits import credit_of
+from bioprop.limit.inputs import inputs_of
 from bioprop.limit.parameters import Uses
-from bioprop.limit.reader import Reader, output_field, inputs_of
+from bioprop.limit.reader import Reader, output_field
 from bioprop.limit.values import Known
 from bioprop.limit.variances import Draw, estimate
 from bioprop.network.layered import trace
@@ -33,7 +34,9 @@ from bioprop.plug import linen as linen_plug
 from bioprop.plug import nnx as nnx_plug
 from bioprop.plug.choice import Where, choose, locate
 from bioprop.plug.function import Call, Returned, split
-from bioprop.rules import AnyRule
+from bioprop.rules import AnyRule, NetworkRule
+from bioprop.rules.gated import GatedLinear, seen_by_gates
+from bioprop.theory.fields.leaves import Applied, Given
 from bioprop.typing import Array, Key
 
 _STREAMS = ('params', 'feedback', 'dropout')
@@ -129,7 +132,7 @@ def infinite(
   part = blocks.cut(samples, 0, size)
   call, draw = _call_of(model, part, kwargs, init, key)
   choice = choose(rule) if rule is not None else _own_choice(model)
-  reader, field, dtype = _read(call, output)
+  reader, field, dtype = _read(call, output, choice.network)
   found = estimate(reader.uses, draw, variances or {}, jax.random.fold_in(key, 1), accuracy)
   plan = blocks.Plan(field, credit_of(choice, field, reader.ops, reader.uses),
                      {name: one.value for name, one in found.items()}, dtype)
@@ -213,7 +216,16 @@ def _function(function, part, kwargs, init, key: Key):
   return Call(getattr(function, '__name__', 'the function'), run, leaves, keys, (), arrays), draw
 
 
-def _read(call: Call, output: Where):
+def _gates(call: Call, rule: NetworkRule | None):
+  """What the gates of a gated linear network see of its input; None of other networks."""
+  if not isinstance(rule, GatedLinear):
+    return None
+  x = rule.gating_input(call.inputs)
+  number = next(at for at, leaf in enumerate(jax.tree.leaves(call.inputs)) if leaf is x)
+  return lambda relu, shape: Applied(lambda a: seen_by_gates(a, relu, shape), (Given(number),))
+
+
+def _read(call: Call, output: Where, rule: NetworkRule | None):
   """The network as a field of its samples."""
   returned = Returned()
 
@@ -225,7 +237,7 @@ def _read(call: Call, output: Where):
     traced = trace(function, call.params, call.held, call.inputs)
   position, leaf = returned.position(*locate(returned.restore(traced.out[0]), output))
   uses = Uses({path: call.params[path] for path in traced.paths})
-  reader = Reader(uses)
+  reader = Reader(uses, _gates(call, rule))
   arguments = [*map(uses.param, traced.paths), *map(Known, jax.tree.leaves(call.held)),
                *inputs_of(jax.tree.leaves(call.inputs))]
   outs = reader.read(traced.closed, arguments)

@@ -81,8 +81,8 @@ def follow(eqn, ins: Sequence[Any]) -> list[Param]:
     return [Param(values[0], params[0].index, params[0].scale, paths)]
   if name in MOVES and len({one.scale for one in params}) == 1 and (
       isinstance(ins[0], Param) and (name != 'concatenate' or len(params) == len(ins))):
-    moved = bind(eqn, [jnp.asarray(one.index if isinstance(one, Param) else one.value)
-                       for one in ins])
+    numbers = [jnp.asarray(one.index if isinstance(one, Param) else one.value) for one in ins]
+    moved = _rows(eqn, numbers) if name == 'gather' else bind(eqn, numbers)
     return [Param(value, np.asarray(index), params[0].scale, paths)
             for value, index in zip(values, moved)]
   if name in ('mul', 'div', 'neg') and len(params) == 1 and isinstance(ins[0], Param) or (
@@ -94,6 +94,12 @@ def follow(eqn, ins: Sequence[Any]) -> list[Param]:
       index = np.broadcast_to(param.index, values[0].shape)
       return [Param(values[0], index, scale, paths)]
   return lost
+
+
+def _rows(eqn, numbers):
+  """A lookup of whole numbers, which have no NaN for what is out of range."""
+  options = {**eqn.params, 'mode': jax.lax.GatherScatterMode.CLIP, 'fill_value': None}
+  return [eqn.primitive.bind(*numbers, **options)]
 
 
 def entries_of(param: Param, axes: Axes, place: str) -> np.ndarray | None:

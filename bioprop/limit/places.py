@@ -1,16 +1,21 @@
 """Where in the user's code an equation comes from, for messages."""
 import sysconfig
+from collections.abc import Sequence
 
 from jax.extend import core
 
 _OURS = ('/bioprop/limit/', '/bioprop/plug/', '/bioprop/network/')
 
 
-def place_of(eqn: core.JaxprEqn) -> str:
-  """Such as "'max' in CNN/Block_0 (model.py:31)"."""
-  scopes = str(eqn.source_info.name_stack)
-  scope = f' in {scopes}' if scopes else ''
-  return f'{eqn.primitive.name!r}{scope}{_line(eqn)}'
+def place_of(eqns: Sequence[core.JaxprEqn]) -> str:
+  """Such as "'max' in CNN/Block_0 (model.py:31)".
+
+  Args:
+    eqns: the calls that an equation stands in, from the outside, and the equation.
+  """
+  scopes = '/'.join(text for eqn in eqns if (text := str(eqn.source_info.name_stack)))
+  line = next(filter(None, map(_line, reversed(eqns))), '')
+  return f'{eqns[-1].primitive.name!r}{f" in {scopes}" if scopes else ""}{line}'
 
 
 def _line(eqn: core.JaxprEqn) -> str:

@@ -1,5 +1,4 @@
 """Products of a parameter with data: matrix products, convolutions and lookups, as ops."""
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -7,7 +6,7 @@ import numpy as np
 
 from bioprop.limit.algebra import Algebra
 from bioprop.limit.parameters import Uses
-from bioprop.limit.values import Axes, Factor, Hidden, Param, Plain, has, only, refuse
+from bioprop.limit.values import Axes, Factor, Hidden, Param, Plain, has, only, positions_of, refuse
 from bioprop.theory.fields.leaves import Applied, Data, Parameter, Term, Weighted
 from bioprop.theory.fields.positions import Contraction, Convolution, Dense, Lookup
 
@@ -47,8 +46,7 @@ class Products:
     inner = [factor for i in summed for factor in x.axes[i]]
     _check_contracted(x, kept, inner, param, place)
     axes = (*new, *kept) if at == 0 else (*kept, *new)
-    numbers = itertools.count()
-    places = [[next(numbers) for factor in axis if factor.kind == 'p'] for axis in x.axes]
+    places = positions_of(x.axes)
     over = tuple(sorted(number for i in summed for number in places[i]))
     inputs = tuple((count, self._algebra.settled(field)) for count, field in x.parts)
     op = self._op(param, inputs, Dense(x.sizes, over), math.prod(f.size for f in inner), place)

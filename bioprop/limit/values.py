@@ -1,5 +1,6 @@
 """What the reader knows of every value of a network whose hidden widths are infinite."""
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ class Param:
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-  """A parameter times numbers that are alike for all features: a norm's scale over its deviation."""
+  """A parameter times numbers that are alike for all features, as in a norm."""
   plain: Plain
   param: Param
 
@@ -112,6 +113,12 @@ Value = Known | Plain | Param | Gain | Hidden
 def sizes_of(axes: Axes) -> tuple[int, ...]:
   """Sizes of the positions of some axes."""
   return tuple(factor.size for axis in axes for factor in axis if factor.kind == 'p')
+
+
+def positions_of(axes: Axes) -> list[list[int]]:
+  """The numbers of the positions in each axis, in their order."""
+  numbers = itertools.count()
+  return [[next(numbers) for factor in axis if factor.kind == 'p'] for axis in axes]
 
 
 def has(axis: tuple[Factor, ...], kind: str) -> bool:

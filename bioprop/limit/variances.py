@@ -107,8 +107,8 @@ def _check_centred(path: str, count: float, first: float, second: float) -> None
   if abs(first) > _CENTRED * math.sqrt(second / count) + 1e-6 * math.sqrt(second):
     raise TheoryError(
         f'the entries of {path!r} have the mean {first:.3g} and the root mean square '
-        f'{math.sqrt(second):.3g}, and are to have the mean 0: the outputs of a weight with another '
-        f'mean grow with the width. Draw it around 0, as nn.initializers.lecun_normal() does; or '
+        f'{math.sqrt(second):.3g}, and are to have the mean 0: the outputs of a weight with '
+        f'another mean grow with the width. Draw it around 0, as nn.initializers.lecun_normal() does; or '
         f'say its variance where a single small draw misleads: variances={{{path!r}: 0.1}}.')
 
 

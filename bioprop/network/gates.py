@@ -88,7 +88,7 @@ def holds_relu(eqn: core.JaxprEqn, bare: bool = True) -> bool:
     return False
   bare = bare and eqn.primitive.name not in _OWN_DERIVATIVE
   for body in bodies_of(eqn):
-    relus = _in_body(body)
+    relus = relus_in(body)
     if any(holds_relu(inner, bare) or (at in relus and (bare or inner.primitive.name != 'max'))
            for at, inner in enumerate(body.jaxpr.eqns)):
       return True
@@ -113,7 +113,7 @@ def _in_frame(frame: Frame) -> dict[int, int]:
   return {nodes[at].outs[0]: h for at, h in found.items()}
 
 
-def _in_body(body: Body) -> dict[int, int]:
+def relus_in(body: Body) -> dict[int, int]:
   """The ReLUs of a jaxpr: the position of each equation to that of h among its inputs."""
   constants = dict(zip(body.jaxpr.constvars, body.consts))
   rows = []
@@ -156,7 +156,7 @@ def _is_relu(body: Body | None) -> bool:
   eqn = body.jaxpr.eqns[0]
   if eqn.primitive.name in CALLS:
     return _is_relu(body_of(eqn))
-  return eqn.primitive.name == 'max' and 0 in _in_body(body)
+  return eqn.primitive.name == 'max' and 0 in relus_in(body)
 
 
 def _is_zero(name, makers, constants) -> bool:

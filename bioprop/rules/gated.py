@@ -85,7 +85,7 @@ class GatedLinear(NetworkRule):
           '--config.model_options.activation=relu), or choose a rule that takes any '
           'nonlinearity, such as \'fa\'.')
     # As JAX sees it: numpy's float64 is float32.
-    x = jax.eval_shape(lambda a: a, self._gating_input(network.inputs))
+    x = jax.eval_shape(lambda a: a, self.gating_input(network.inputs))
     return {'gates': {str(i): self._draw(jax.random.fold_in(key, i), i, x, h.shape)
                       for i, h in enumerate(found)}}
 
@@ -100,7 +100,7 @@ class GatedLinear(NetworkRule):
           f'the feedback holds {sorted(feedback)}, and gln needs \'gates\': another rule made it. '
           f'Run init of this plugged model again, or install for an NNX model: '
           f'variables = model.init(key, x).')
-    gates, x = feedback['gates'], jnp.asarray(self._gating_input(network.inputs))
+    gates, x = feedback['gates'], jnp.asarray(self.gating_input(network.inputs))
 
     def gated(number, h):
       if str(number) not in gates:
@@ -112,7 +112,7 @@ class GatedLinear(NetworkRule):
       raise _other_count(len(gates), str(count))
     return outs
 
-  def _gating_input(self, inputs: PyTree) -> Array:
+  def gating_input(self, inputs: PyTree) -> Array:
     """The input [n, ..., features] that the gates are projections of."""
     arrays = jax.tree.leaves(inputs)
     asked = arrays if self.input is None else arrays[self.input:self.input + 1]
@@ -143,7 +143,7 @@ class GatedLinear(NetworkRule):
 
 def _gate(x: Array, matrix: Array, number: int, h: Shape) -> Array:
   """Whether each unit of h is open: 1[m > 0], boolean of h's shape."""
-  grid, shared, shape = _layout(number, x.shape, h)
+  shape = _layout(number, x.shape, h)[2]
   if matrix.shape != shape:
     raise FeedbackMissingError(
         f'the gates of ReLU {number}, of shape {h}, need a projection {shape} of the input '
@@ -151,11 +151,15 @@ def _gate(x: Array, matrix: Array, number: int, h: Shape) -> Array:
         f'another size (the batch aside), or with other layers. Run init on inputs of this size: '
         f'variables = model.init(key, x), or bioprop.install(model, \'gln\', rngs, x).')
   x, matrix = stop((x, matrix.astype(x.dtype)))
-  if grid != x.shape:
-    x = jax.image.resize(x, grid, 'linear')
   # The division by sqrt(D) that makes m of order one would not change its sign.
-  m = x.reshape((-1, shape[0])) @ matrix
-  return (m > 0).reshape(h)
+  return (seen_by_gates(x, number, h).reshape((-1, shape[0])) @ matrix > 0).reshape(h)
+
+
+def seen_by_gates(x: Array, number: int, h: Shape) -> Array:
+  """What of x the gates of h are projections of, [samples, *positions that h and x share, D]."""
+  grid, shared, shape = _layout(number, x.shape, h)
+  x = x if grid == x.shape else jax.image.resize(x, grid, 'linear')
+  return x.reshape((*grid[:shared], shape[0]))
 
 
 def _layout(number: int, x: Shape, h: Shape) -> tuple[Shape, int, Shape]:

@@ -16,7 +16,15 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from bioprop.theory.fields.bilinear import Bilinear, Kernel, independent, total
-from bioprop.theory.fields.leaves import Added, Atom, Data, Function, Gained, Gate, Leaf, Part, Weighted
+from bioprop.theory.fields.leaves import (
+  Added,
+  Atom,
+  Data,
+  Function,
+  Gate,
+  Leaf,
+  Weighted,
+)
 from bioprop.theory.fields.moments import Moments, factors_of, same_entry
 from bioprop.theory.fields.positions import same_position
 from bioprop.theory.fields.sides import View

@@ -88,7 +88,7 @@ def product(moments, a, b, view, pairs: bool, moved) -> Array:
 
 
 def _pair(aa: Array, ab: Array, bb: Array, plus: Array, minus: Array) -> tuple[Array, Array]:
-  """Two Gaussians of these moments, of two independent ones; exchanged with the sign of the last."""
+  """Two Gaussians of these moments, of two independent ones; the last one's sign exchanges them."""
   square = aa * bb
   c = jnp.clip(jnp.where(square > 0, ab / jnp.sqrt(jnp.where(square > 0, square, 1)), 0), -1, 1)
   near = 1 - c < 8 * jnp.finfo(c.dtype).eps

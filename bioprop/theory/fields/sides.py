@@ -7,7 +7,7 @@ from bioprop.typing import Array
 
 
 class View(enum.Enum):
-  """The samples of a kernel's two sides: [n, n'], or each sample with itself, [n, 1] and [1, n']."""
+  """The samples of both sides: [n, n'], or each with itself, [n, 1] and [1, n']."""
   FULL = (0, 1)
   ROWS = (0, 0)
   COLUMNS = (1, 1)
