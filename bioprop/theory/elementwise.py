@@ -52,8 +52,8 @@ def as_activation(phi: str | Function | Activation) -> Activation:
   if isinstance(phi, str) or not callable(phi):
     raise TheoryError(
         f'phi={phi!r} is no nonlinearity that theory knows: it takes one of '
-        f'{", ".join(_NAMED)}, or a JAX function of each entry. Type phi=\'relu\', phi=ReLU(slope=0.2) or '
-        f'phi=lambda h: jnp.tanh(2 * h).')
+        f'{", ".join(_NAMED)}, or a JAX function of each entry. Type phi=\'relu\', '
+        f'phi=ReLU(slope=0.2) or phi=lambda h: jnp.tanh(2 * h).')
   _check_elementwise(phi)
   found = activation_of(phi)
   # Whoever sums chooses the terms for the variances that there are.

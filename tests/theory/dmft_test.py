@@ -268,6 +268,7 @@ def test_what_is_not_accurate_enough_is_refused_or_flagged():
     (dict(loss=lambda f: f), 'function of one output'),
     (dict(key=3), 'key=3'),
     (dict(phi=theory.Quadrature(jax.nn.relu)), 'jumps'),
+    (dict(phi=jnp.sign), 'jumps by 2 at h=0, where it has no derivative'),
 ])
 def test_refused(changed, words):
   """Each with the value and what to type."""

@@ -11,6 +11,7 @@ import scipy.stats
 from bioprop.errors import TheoryError
 from bioprop.theory import jumps
 from bioprop.theory.activations import Cos, Erf, Linear, Quadrature, ReLU, Sin
+from bioprop.theory.lazy import lazy_kernels
 from bioprop.theory.piecewise import Affine, Piecewise
 from bioprop.theory.recognise import activation_of
 
@@ -176,7 +177,8 @@ def test_all_duals(name):
     assert worst(name, [pair for pair in MANY if max(pair[0], pair[2]) < 1.1]) < 1e-8
 
 
-@pytest.mark.parametrize('name', [pytest.param('relu6', marks=pytest.mark.slow), 'elu'])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['relu6', 'elu'])
 def test_float32(name):
   """Likewise, at variances up to 4."""
   pairs = [pair for pair in FEW if pair[0] < 5]
@@ -245,11 +247,12 @@ def test_what_is_at_zero():
   """Where a variance is 0 the function's own value counts: a gate that is shut sends nothing."""
   step = activation_of(lambda h: jnp.where(h > 0, 1.0, 0.0).astype(h.dtype))
   rows, columns = jnp.asarray([[0.0], [2.0]]), jnp.asarray([[0.0, 3.0]])
-  np.testing.assert_allclose(jax.jit(step.dual)(rows, jnp.zeros((2, 2)), columns), [[0, 0], [0, 0.25]],
-                             atol=1e-15)
+  got = jax.jit(step.dual)(rows, jnp.zeros((2, 2)), columns)
+  np.testing.assert_allclose(got, [[0, 0], [0, 0.25]], atol=1e-15)
   early = activation_of(lambda h: jax.nn.relu(h + 0.5))
   mean = early.mean(jnp.asarray([3.0]))[0]
-  np.testing.assert_allclose(jax.jit(early.dual)(rows, jnp.zeros((2, 2)), columns)[0], [0.25, mean / 2])
+  got = jax.jit(early.dual)(rows, jnp.zeros((2, 2)), columns)
+  np.testing.assert_allclose(got[0], [0.25, mean / 2])
 
 
 def test_many_covariances(monkeypatch):
@@ -259,8 +262,10 @@ def test_many_covariances(monkeypatch):
   want = jax.jit(phi.dual)(*moments)
   seen = []
   monkeypatch.setattr(jumps, '_AT_ONCE', 15)
-  monkeypatch.setattr(jumps, '_product', lambda *a, f=jumps._product: seen.append(a[3].shape) or f(*a))
-  np.testing.assert_allclose(jax.jit(lambda *a: phi.dual(*a))(*moments), want, rtol=1e-6, atol=1e-7)
+  inner = jumps._product
+  monkeypatch.setattr(jumps, '_product', lambda *a: seen.append(a[3].shape) or inner(*a))
+  got = jax.jit(lambda *a: phi.dual(*a))(*moments)
+  np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
   assert set(seen) == {(1, 7)}
 
 
@@ -295,7 +300,8 @@ def test_places():
   np.testing.assert_allclose(relu6.derivative(jnp.asarray([-1.0, 0, 3, 6, 7])), [0, 0.5, 1, 0.5, 0])
   elu = activation_of(jax.nn.elu)
   np.testing.assert_allclose(elu.second(jnp.asarray([-1.0, 1.0])), [math.exp(-1), 0], rtol=1e-6)
-  assert all(type(activation_of(SMOOTH[name][0])) is Quadrature for name in ('gelu', 'cube'))
+  for name in ('gelu', 'cube'):
+    assert type(activation_of(SMOOTH[name][0])) is Quadrature
 
 
 @pytest.mark.parametrize('phi, words', [
@@ -324,3 +330,16 @@ def test_what_rounding_leaves_nothing_of_is_nan():
   s = jnp.asarray([1.0, 1e4])
   assert np.isnan(jax.jit(activation_of(jax.nn.elu).dual)(s, s / 2, s)).tolist() == [False, True]
   assert np.isfinite(jax.jit(activation_of(jax.nn.relu6).dual)(s, s / 2, s)).all()
+
+
+@pytest.mark.parametrize('name', ['hard_tanh', pytest.param('elu', marks=pytest.mark.slow)])
+@pytest.mark.usefixtures('x64')
+def test_lazy_kernels_of_what_has_kinks(name):
+  """One layer's, by its integrals: K = E phi phi + x . x' / D E phi' phi'."""
+  phi, f, slope, at = KINKED[name]
+  x = np.array([[1.0, 2.0], [-1.5, 0.5]])
+  inputs = x @ x.T / 2
+  pairs = lambda g: np.array([[expectation(g, g, at, inputs[i, i], inputs[i, j], inputs[j, j])
+                               for j in range(2)] for i in range(2)])
+  got = lazy_kernels(jnp.asarray(x), 1, phi).entk
+  np.testing.assert_allclose(got, pairs(f) + inputs * pairs(slope), rtol=1e-8, atol=1e-8)
