@@ -144,7 +144,7 @@ def worst(name, pairs, dtype=jnp.float64):
                        * expectation(want, want, at, bb, bb, bb))
       right = expectation(want, want, at, aa, c * math.sqrt(aa * bb), bb)
       errors.append(abs(value - right) / (size if size > 1e-20 else 1))
-  return max(errors)
+  return float(np.max(errors))
 
 
 FEW = ((1.0, 0.6, 1.0), (4.0, -0.9, 1.2), (10.0, 1.0, 10.0), (0.9, -1.0, 3.6))
@@ -162,7 +162,7 @@ def test_duals(name):
 
 
 # Whose pieces bend so fast that ramps are large where variances are.
-BENDING = {'celu': 1e-7, 'gate': 1e-6, 'soft_sign': 1e-4}
+BENDING = {'celu': 1e-7, 'gate': 1e-6, 'soft_sign': 2e-4}
 
 
 @pytest.mark.slow
