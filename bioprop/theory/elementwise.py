@@ -80,7 +80,13 @@ def _check_elementwise(phi: Function) -> None:
                         f'keep shape and dtype. {advice}')
   with jax.ensure_compile_time_eval():
     h = jnp.asarray([[-1.7, 0.3, 1.1], [0.9, -0.4, 2.2]], jnp.float32)
-    alone = np.stack([np.asarray(phi(entry)) for entry in h.reshape(6, 1)]).reshape(2, 3)
+    try:
+      alone = np.stack([np.asarray(phi(entry)) for entry in h.reshape(6, 1)]).reshape(2, 3)
+    except jax.errors.TracerArrayConversionError as error:
+      raise TheoryError(
+          f'phi={name} depends on a value that is being traced, and its values are needed now, to '
+          f'find its kinks. Make it of Python numbers, outside of jax.jit: phi=lambda h: '
+          f'jnp.tanh(2.0 * h).') from error
     if not np.allclose(phi(h), alone, rtol=1e-4, atol=1e-5):
       raise TheoryError(f'phi={name} gives an array other values than each of its entries alone '
                         f'(softmax and norms do): it mixes units. {advice}')

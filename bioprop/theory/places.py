@@ -89,7 +89,9 @@ def _evaluator(function, name):
     flat, parts = np.ravel(points), []
     for start in range(0, flat.size, size):
       part = flat[start:start + size]
-      with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+      # The user's function may have constants of float32.
+      with (jax.ensure_compile_time_eval(), jax.enable_x64(True),
+            jax.numpy_dtype_promotion('standard')):
         try:
           found = np.asarray(compiled(jnp.asarray(np.pad(part, (0, size - part.size)))))
         except (TypeError, ValueError) as error:

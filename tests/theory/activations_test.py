@@ -199,6 +199,14 @@ def test_what_is_no_activation(phi, words):
   assert 'phi=' in str(error.value)
 
 
+def test_what_a_function_closes_over():
+  """Constants of float32 are constants; what is traced is refused."""
+  two = jnp.asarray(2.0, jnp.float32)
+  assert as_activation(lambda h: two[None] * h if h.ndim == 1 else 2 * h).rate == 1.0
+  with pytest.raises(TheoryError, match='being traced'):
+    jax.jit(lambda c: as_activation(lambda h: jnp.tanh(c * h))(c[None]))(1.0)
+
+
 def test_what_no_activation_takes():
   """Numbers are finite; polynomials do not overflow."""
   for make in (lambda: ReLU(slope=math.nan), lambda: Sin(math.inf), lambda: Cos('1'),
