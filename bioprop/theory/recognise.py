@@ -171,7 +171,7 @@ def _with_nodes(rough: Quadrature | Piecewise, shape: Smooth, name: str) -> Acti
     taken = tuple((place, sizes[:orders + 1]) for place, sizes in shape.jumps)
     found = dataclasses.replace(rough, jumps=taken) if taken else rough
     nodes, worst = _nodes(found, shape)
-    if worst.max() < least.max():
+    if worst[:-1].max() < least[:-1].max() or worst.max() <= _ACCURACY:  # The largest comes last.
       best, least = dataclasses.replace(found, nodes=nodes), worst
     if least.max() <= max(_ACCURACY, 10 * shape.noise):
       break
