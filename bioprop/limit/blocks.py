@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bioprop.errors import TheoryError
+from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory.fields import kernels
 from bioprop.theory.fields.derivatives import Credit
 from bioprop.theory.fields.kernels import Found
@@ -16,6 +16,8 @@ from bioprop.theory.fields.leaves import Field
 from bioprop.typing import Array
 
 Samples = Sequence[Array]
+
+_REACH = 16.0  # Variances up to which `activation_of` chooses its terms.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +98,18 @@ def _all(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gi
   shape = _count(samples), _count(samples if others is None else others)
   join = lambda *blocks: jnp.asarray(np.block([list(blocks[i * len(columns):(i + 1) * len(columns)])
                                                for i in range(len(rows))])[:shape[0], :shape[1]])
-  return jax.tree.map(join, *(one for row in grid for one in row))
+  found = [one for row in grid for one in row]
+  _check_variance(max(float(one.largest) for one in found))
+  return jax.tree.map(join, *(one._replace(largest=()) for one in found))
+
+
+def _check_variance(largest: float) -> None:
+  if largest > _REACH:
+    raise ConvergenceError(
+        f'the largest variance of a pre-activation is {largest:.3g}, and the expectations of its '
+        f'nonlinearity are sums that are accurate up to {_REACH:g}. Scale the samples to a mean '
+        f'square of about 1, x / jnp.sqrt(jnp.mean(x**2)), draw smaller weights, or take a ReLU, '
+        f'erf, sin or cos, which are exact at any.')
 
 
 def _fitting(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float,

@@ -132,12 +132,13 @@ def infinite(
   part = blocks.cut(samples, 0, size)
   call, draw = _call_of(model, part, kwargs, init, key)
   choice = choose(rule) if rule is not None else _own_choice(model)
-  reader, field, dtype = _read(call, output, choice.network)
-  found = estimate(reader.uses, draw, variances or {}, jax.random.fold_in(key, 1), accuracy)
-  plan = blocks.Plan(field, credit_of(choice, field, reader.ops, reader.uses),
+  uses = Uses(call.params, None if draw is None else jax.jit(draw)(jax.random.fold_in(key, 2)))
+  field, ops, dtype = _read(call, uses, output, choice.network)
+  found = estimate(uses, draw, variances or {}, jax.random.fold_in(key, 1), accuracy)
+  plan = blocks.Plan(field, credit_of(choice, field, ops, uses),
                      {name: one.value for name, one in found.items()}, dtype)
   kernels, error = blocks.run(plan, samples, others, size, max_gib)
-  named = lambda by_number: {op.weight.name: by_number[op.number] for op in reader.ops
+  named = lambda by_number: {op.weight.name: by_number[op.number] for op in ops
                              if op.number in by_number}
   drawn = math.sqrt(sum(one.error**2 for one in found.values()))
   return InfiniteKernels(
@@ -225,7 +226,7 @@ def _gates(call: Call, rule: NetworkRule | None):
   return lambda relu, shape: Applied(lambda a: seen_by_gates(a, relu, shape), (Given(number),))
 
 
-def _read(call: Call, output: Where, rule: NetworkRule | None):
+def _read(call: Call, uses: Uses, output: Where, rule: NetworkRule | None):
   """The network as a field of its samples."""
   returned = Returned()
 
@@ -236,10 +237,9 @@ def _read(call: Call, output: Where, rule: NetworkRule | None):
   with refusing_samples(call.name, call.inputs):
     traced = trace(function, call.params, call.held, call.inputs)
   position, leaf = returned.position(*locate(returned.restore(traced.out[0]), output))
-  uses = Uses({path: call.params[path] for path in traced.paths})
   reader = Reader(uses, _gates(call, rule))
   arguments = [*map(uses.param, traced.paths), *map(Known, jax.tree.leaves(call.held)),
                *inputs_of(jax.tree.leaves(call.inputs))]
   outs = reader.read(traced.closed, arguments)
-  return reader, output_field(outs[position], call.name), leaf.dtype
+  return output_field(outs[position], call.name), reader.ops, leaf.dtype
 

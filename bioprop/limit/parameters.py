@@ -22,13 +22,17 @@ class Uses:
   Attributes:
     entries: of each use by name, the parameter's path and which of its entries, and by what they
       are multiplied.
+    weights: names of those that multiply data in products.
   """
 
-  def __init__(self, params: Mapping[str, Any]):
+  def __init__(self, params: Mapping[str, Any], again: Mapping[str, Any] | None = None):
+    """Args: the parameters by path; and a second draw, to tell constants from single numbers."""
     self.values = {path: np.asarray(value) for path, value in params.items()}
+    self._again = self.values if again is None else again
     starts = itertools.accumulate((value.size for value in self.values.values()), initial=0)
     self._starts = dict(zip(self.values, starts))
     self.entries: dict[str, tuple[str, np.ndarray, float]] = {}
+    self.weights: set[str] = set()
     self._used: dict[str, np.ndarray] = {}
 
   def param(self, path: str) -> Param:
@@ -36,6 +40,15 @@ class Uses:
     value = self.values[path]
     index = self._starts[path] + np.arange(value.size).reshape(value.shape)
     return Param(value, index, 1.0, (path,))
+
+  def uniform(self, param: Param) -> float | None:
+    """The number that a parameter starts as everywhere, in all draws; None if it has several."""
+    value = Known(param.value).uniform
+    if value is None or param.index is None:
+      return value
+    again = [np.asarray(self._again[path]).reshape(-1) for path in param.paths]
+    return value if all(np.all(own == own[:1]) and own[0] * param.scale == value
+                        for own in again) else None
 
   def use(self, param: Param, place: str, index: np.ndarray | None = None) -> Parameter:
     """Notes that entries of a parameter meet features.
@@ -126,9 +139,4 @@ def entries_of(param: Param, axes: Axes, place: str) -> np.ndarray | None:
                  'Give every feature its own, or make it a constant.')
   pattern = one[..., 0]
   return None if np.all(pattern == pattern.reshape(-1)[:1]) else pattern
-
-
-def uniform(param: Param) -> float | None:
-  """The number that a parameter starts as everywhere, None if it has several."""
-  return Known(param.value).uniform
 

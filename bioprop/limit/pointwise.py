@@ -8,7 +8,7 @@ from bioprop.limit.algebra import Algebra
 from bioprop.limit.expressions import applied
 from bioprop.limit.inputs import operand
 from bioprop.limit.moves import Moves
-from bioprop.limit.parameters import Uses, entries_of, uniform
+from bioprop.limit.parameters import Uses, entries_of
 from bioprop.limit.values import Gain, Hidden, Known, Param, Plain, Value, arranged, refuse
 from bioprop.theory.fields.leaves import Added, Applied, Features, Field, Gained, Term, Weighted
 
@@ -109,7 +109,7 @@ class Pointwise:
     """A bias, or an embedding of positions."""
     pattern = entries_of(param, like.axes, place)
     parameter = self._uses.use(param, place)
-    mean = uniform(param)
+    mean = self._uses.uniform(param)
     beside = next((term.leaf for _, field in like.parts for term in field
                    if isinstance(term.leaf, Weighted)), None) if len(like.parts) == 1 and len(
                        like.parts[0][1]) == 1 else None
@@ -147,7 +147,7 @@ class Pointwise:
 
   def _gained(self, x: Hidden, factor: Param | Gain, place: str) -> Hidden:
     param = factor if isinstance(factor, Param) else factor.param
-    value, pattern = uniform(param), entries_of(param, x.axes, place)
+    value, pattern = self._uses.uniform(param), entries_of(param, x.axes, place)
     if value is None:
       raise refuse(place, f'the parameter {param.paths[0]!r}, which multiplies features and does '
                    f'not start as one number', 'a feature times a random number is not Gaussian',

@@ -114,6 +114,7 @@ class Products:
       raise refuse(place, f'a weight of {param.paths[0]!r} that has entries twice',
                    'they are not independent', 'Give every product its own entry.')
     weight: Parameter = self._uses.use(param, place, index)
+    self._uses.weights.add(weight.name)
     op = Weighted(contraction.after, weight, inputs, contraction, self._count, fan_in)
     self._count += 1
     self.ops.append(op)

@@ -199,9 +199,8 @@ def output_field(value: Value, place: str) -> Field:
                       f'no kernel. Return one array of outputs [n, classes].')
   field = value.parts[0][1]
   if any(not term.leaf.gaussian and not isinstance(term.leaf, One) for term in field):
-    raise TheoryError(f'{place} returns a nonlinear function of its last weight\'s output, of which '
-                      f'there are as many as classes and not infinitely many, so that its kernel '
-                      f'stays random. Return what goes into the last nonlinearity.')
+    raise TheoryError(f'{place} returns a nonlinear function of what its last weight makes: of '
+                      f'classes there are not infinitely many, so that its kernel stays random. Return what goes into the last nonlinearity.')
   return field
 
 

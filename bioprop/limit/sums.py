@@ -43,13 +43,13 @@ class Sums:
                    'every sample would depend on the others', 'Use the running statistics '
                    '(use_running_average=True, train=False), or LayerNorm.')
     if any(factor.kind == 'w' for factor in gone):
-      return self._expected(x, over, eqn.outvars[0].aval.shape, place)
+      return self._expected(x, over, eqn.outvars[0].aval, place)
     axes = tuple(axis for at, axis in enumerate(x.axes) if at not in over)
     summed = tuple(number for at in over for number in positions_of(x.axes)[at])
     move = PositionMap(lambda a: a.sum(summed), x.sizes, sizes_of(axes), True)
     return x.each(lambda field: self._algebra.moved(field, move), axes)
 
-  def _expected(self, x: Hidden, over, shape, place: str) -> Plain | Known:
+  def _expected(self, x: Hidden, over, aval, place: str) -> Plain | Known:
     """A sum over features: as many times their expectation."""
     left = [factor.size for at, axis in enumerate(x.axes) if at not in over
             for factor in axis if factor.kind == 'w']
@@ -61,7 +61,7 @@ class Sums:
     if None not in numbers:
       positions = math.prod(f.size for at in over for f in x.axes[at] if f.kind == 'p')
       total = positions * sum(n * count for n, (count, _) in zip(numbers, x.parts)) / groups
-      return Known(np.full(shape, total, np.float32))
+      return Known(np.full(aval.shape, total, aval.dtype))
     means = tuple(Expected(field) for _, field in x.parts)
     counts = [count // groups for count, _ in x.parts]
     factors = [(factor, at) for at, axis in enumerate(x.axes) for factor in axis]
@@ -81,12 +81,13 @@ class Sums:
       whole = whole.reshape(whole.shape + (1,) * (len(kept) - rank))
       order += [i for i, factor in enumerate(kept) if factor.kind == 'w']
       whole = whole.transpose(np.argsort(order))
-      return jnp.broadcast_to(whole, tuple(factor.size for factor in kept)).reshape(shape)
+      return jnp.broadcast_to(whole, tuple(factor.size for factor in kept)).reshape(
+          aval.shape).astype(aval.dtype)
 
     outer = [axis for at, axis in enumerate(x.axes) if at not in over]
     flat = frozenset(i for i, axis in enumerate(outer) if only(axis, 'w'))
     at = next(i for i, axis in enumerate(outer) if has(axis, 's'))
-    return Plain(Applied(gather, means), tuple(shape), at, flat)
+    return Plain(Applied(gather, means), tuple(aval.shape), at, flat)
 
   def _windows(self, eqn, ins, place: str) -> Hidden:
     x, params = ins[0], eqn.params

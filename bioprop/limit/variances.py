@@ -10,6 +10,7 @@ import numpy as np
 
 from bioprop.errors import TheoryError
 from bioprop.limit.parameters import Uses
+from bioprop.limit.values import Param
 from bioprop.network.store import matches
 from bioprop.typing import Array, Key
 
@@ -58,7 +59,10 @@ def estimate(uses: Uses, draw: Draw | None, given: Mapping[str, float], key: Key
       found[name] = Variance(float(asked[path]) * scale**2, 0.0)
       continue
     own = uses.values[path].reshape(-1)[entries]
-    if np.all(own == own[0]):
+    number = uses.uniform(Param(own, entries, 1.0, (path,)))
+    if number is not None:
+      if name in uses.weights:
+        _check_centred(path, own.size, number, number**2)
       found[name] = Variance(0.0, 0.0)
       continue
     count, first, second, fourth = sums[path]
@@ -107,9 +111,9 @@ def _check_centred(path: str, count: float, first: float, second: float) -> None
   if abs(first) > _CENTRED * math.sqrt(second / count) + 1e-6 * math.sqrt(second):
     raise TheoryError(
         f'the entries of {path!r} have the mean {first:.3g} and the root mean square '
-        f'{math.sqrt(second):.3g}, and are to have the mean 0: the outputs of a weight with '
-        f'another mean grow with the width. Draw it around 0, as nn.initializers.lecun_normal() does; or '
-        f'say its variance where a single small draw misleads: variances={{{path!r}: 0.1}}.')
+        f'{math.sqrt(second):.3g}, and are to have the mean 0: with another, the outputs of a '
+        f'weight grow with the width. Draw it around 0, as nn.initializers.lecun_normal() does; '
+        f'or say its variance where one small draw misleads: variances={{{path!r}: 0.1}}.')
 
 
 def _check_given(uses: Uses, given: Mapping[str, float]) -> None:

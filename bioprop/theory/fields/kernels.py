@@ -24,6 +24,7 @@ class Found(NamedTuple):
     g: of gradients at its output, summed over positions, [n, n'].
     g_pseudo: of gradients with the rule's.
     shares: what each parameter adds to `entk`, by name.
+    largest: the largest variance of which a function without closed form was taken.
   """
   nngp: Array
   ntk: Array
@@ -32,6 +33,7 @@ class Found(NamedTuple):
   g: dict[int, Array]
   g_pseudo: dict[int, Array]
   shares: dict[str, Array]
+  largest: Array
 
 
 def exact(ops: Sequence[Weighted]) -> Credit:
@@ -81,7 +83,7 @@ def find(output: Field, credit: Credit | None, given: tuple[Sequence[Array], Seq
   entk, g_pseudo = ntk, g
   if credit is not None:
     entk, g_pseudo, shares = _with_slopes(functools.partial(tangent, credit), taps)
-  return Found(nngp, ntk, entk, phi, g, g_pseudo, shares)
+  return Found(nngp, ntk, entk, phi, g, g_pseudo, shares, moments.largest)
 
 
 def _with_slopes(tangent, taps):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 
 from bioprop.errors import TheoryError
-from bioprop.theory.activations import Activation, Linear
+from bioprop.theory.activations import Activation, Linear, Quadrature
 from bioprop.theory.fields import sampled
 from bioprop.theory.fields.bilinear import Bilinear, Kernel, independent, total
 from bioprop.theory.fields.leaves import (
@@ -25,6 +25,7 @@ from bioprop.theory.fields.leaves import (
 )
 from bioprop.theory.fields.positions import Lookup, equal_positions
 from bioprop.theory.fields.sides import View
+from bioprop.theory.piecewise import Piecewise
 from bioprop.typing import Array
 
 _LINEAR = Linear()
@@ -48,6 +49,7 @@ class Moments(Bilinear):
     self.dtype, self.seed = dtype, seed
     self._data: dict[tuple[Data, int], Array] = {}
     self._inputs: dict[tuple, Kernel] = {}
+    self._summed: list[Array] = []  # Largest variances of what has no closed form.
 
   def data(self, data: Data, side: int) -> Array:
     """The array of some data for a side's samples."""
@@ -68,6 +70,11 @@ class Moments(Bilinear):
       return full
     own = jnp.moveaxis(jnp.diagonal(full, axis1=0, axis2=1), -1, 0)
     return own[:, None] if view is View.ROWS else own[None]
+
+  @property
+  def largest(self) -> Array:
+    """The largest variance of which a function without closed form was taken, 0 if none was."""
+    return functools.reduce(jnp.maximum, self._summed, jnp.zeros((), self.dtype))
 
   def mean(self, field: Field, side: int) -> Array:
     """E v, [n or 1, *P]."""
@@ -209,8 +216,10 @@ class Moments(Bilinear):
       else:
         (j, v, psi), = partners
         met.add(j)
-        own = expectation(phi, psi, (i == moved[0], j == moved[1]),
-                          self.covariances(u, v, view, pairs))
+        found = self.covariances(u, v, view, pairs)
+        self._note(phi, found[0])
+        self._note(psi, found[2])
+        own = expectation(phi, psi, (i == moved[0], j == moved[1]), found)
       if own is None:
         return None
       kernel = own if kernel is None else kernel * own
@@ -222,12 +231,23 @@ class Moments(Bilinear):
         kernel = kernel * view.right(own, pairs, len(a.sizes))
     return kernel
 
+  def _note(self, phi: Activation, variances: Array) -> None:
+    if is_summed(phi):
+      self._summed.append(jnp.max(variances))
+
   def _alone(self, atom: Atom, phi: Activation, side: int, derived: bool) -> Array | None:
     if isinstance(phi, Linear) and not derived:
       return None
     aa = self.variance(atom, side)
     aa = jnp.zeros((1, *atom.sizes), self.dtype) if aa is None else aa
     return phi.mean_derivative(aa) if derived else phi.mean(aa)
+
+
+def is_summed(phi: Activation) -> bool:
+  """Whether a function's expectations are sums of so many terms as its variance asks for."""
+  inner = getattr(phi, 'inner', getattr(phi, 'of', None))
+  return isinstance(phi, Quadrature | Piecewise) or isinstance(inner, Activation) and (
+      is_summed(inner))
 
 
 def factors_of(leaf: Leaf) -> tuple[tuple[Atom, Activation], ...] | None:
