@@ -1,12 +1,16 @@
 """Sums, products and functions of the fields of hidden values."""
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from bioprop.errors import TheoryError
 from bioprop.limit.expressions import Expression, applied, argument
-from bioprop.theory.activations import Activation, ReLU, Slope
+from bioprop.theory.activations import Activation, Linear, ReLU, Slope
+from bioprop.theory.fields.bilinear import independent
 from bioprop.theory.fields.leaves import (
   Added,
   Atom,
@@ -25,7 +29,6 @@ from bioprop.theory.fields.leaves import (
   Term,
   Weighted,
 )
-from bioprop.theory.fields.moments import factors_of
 from bioprop.theory.recognise import activation_of
 
 Operand = Field | Data | float
@@ -40,6 +43,7 @@ class Algebra:
     self._functions: dict[Any, Function] = {}
     self._activations: dict[str, Activation] = {}
     self._expressions: dict[Function, Expression] = {}
+    self.place = ''  # Of the equation that is read, for messages.
 
   def scaled(self, field: Field, factor: float | Data) -> Field:
     """A field times a number, or numbers [n, *P]."""
@@ -81,22 +85,20 @@ class Algebra:
     for one, other in ((s.leaf, t.leaf), (t.leaf, s.leaf)):
       if isinstance(one, One):
         return Term(other, scale, data)
-    pairs = []
-    for leaf in (s.leaf, t.leaf):
-      leaf = self._atom((Term(leaf),)) if leaf.gaussian and not isinstance(leaf, Atom) else leaf
-      pairs.append(factors_of(leaf))
-    if None in pairs or not s.leaf.bases.isdisjoint(t.leaf.bases):
+    ready = [self._atom((Term(leaf),)) if leaf.gaussian else leaf for leaf in (s.leaf, t.leaf)]
+    pairs = [_separate(leaf) for leaf in ready]
+    if None in pairs or not independent(s.leaf, t.leaf):
       return None
-    atoms, factors = zip(*pairs[0], *pairs[1])
-    count = len(pairs[0])
-    left = self._expression(s.leaf)
-    right = self._expression(t.leaf).renamed({at: at + count for at in range(len(pairs[1]))})
-    return Term(self._function(atoms, applied('times', [left, right]), factors), scale, data)
+    atoms, count = (*pairs[0], *pairs[1]), len(pairs[0])
+    left = self._expression(ready[0])
+    right = self._expression(ready[1]).renamed({at: at + count for at in range(len(pairs[1]))})
+    factored = lambda: tuple(phi for leaf in ready for phi in _factors(leaf))
+    return Term(self._function(atoms, applied('times', [left, right]), factored), scale, data)
 
   def gated(self, field: Field, seen: Data) -> Field:
     """A field behind gates of its own, 1 or 0 by the sign of a frozen projection of numbers."""
     gate = Gate(field[0].leaf.sizes, seen)
-    step = Function(gate.sizes, (gate,), None, (Slope(ReLU()),))
+    step = Function(gate.sizes, (gate,), jnp.sign, lambda: (Slope(ReLU()),))
     found = [self._product(Term(step), term) for term in self.settled(field)]
     if None in found:
       raise TheoryError('a ReLU of several activities cannot be gated. Put a weight before it.')
@@ -138,10 +140,10 @@ class Algebra:
     expressions = [self._combined(next(rest), numbers) if isinstance(one, tuple) else
                    argument(numbers[one]) if isinstance(one, Data) else one for one in operands]
     expression = make(*expressions)
-    factors = None
+    factored = lambda: None
     if len(atoms) == 1 and not data:
-      factors = (self._activation(expression),)
-    return (Term(self._function(tuple(atoms), expression, factors, tuple(data))),)
+      factored = functools.partial(self._activation, expression, self.place)
+    return (Term(self._function(tuple(atoms), expression, factored, tuple(data))),)
 
   def take(self, field: Field, features: tuple[int, int]) -> Field:
     """The field of some of its features."""
@@ -167,7 +169,7 @@ class Algebra:
       return Part(leaf.sizes, leaf, features)
     if isinstance(leaf, Function):
       atoms = tuple(self._take(atom, features) for atom in leaf.atoms)
-      return self._function(atoms, self._expressions[leaf], leaf.factors, leaf.data)
+      return self._function(atoms, self._expressions[leaf], leaf.factored, leaf.data)
     if isinstance(leaf, Moved | Squared | Gained):
       return dataclasses.replace(leaf, field=self.take(leaf.field, features))
     if isinstance(leaf, Features):
@@ -195,7 +197,7 @@ class Algebra:
         for atom in getattr(term.leaf, 'atoms', ()):
           found[atom] = None
     atoms = list(found)
-    if any(not u.bases.isdisjoint(v.bases) for u, v in itertools.combinations(atoms, 2)):
+    if not all(independent(u, v) for u, v in itertools.combinations(atoms, 2)):
       raise TheoryError(
           'a function is taken of several hidden activities that have some of their sums in '
           'common, as in phi(h) + psi(h + g): this has no closed form here. Put a weight between '
@@ -228,17 +230,33 @@ class Algebra:
       return self._expressions.get(leaf, argument(0))
     return argument(0)
 
-  def _function(self, atoms, expression, factors, data=()) -> Function:
+  def _function(self, atoms, expression, factored, data=()) -> Function:
     key = atoms, expression, data
     if key not in self._functions:
-      made = Function(atoms[0].sizes, tuple(atoms), expression, factors, data)
+      made = Function(atoms[0].sizes, tuple(atoms), expression, factored, data)
       self._functions[key], self._expressions[made] = made, expression
     return self._functions[key]
 
-  def _activation(self, expression: Expression) -> Activation:
+  def _activation(self, expression: Expression, place: str) -> tuple[Activation]:
     if expression.key not in self._activations:
-      self._activations[expression.key] = activation_of(expression)
-    return self._activations[expression.key]
+      try:
+        self._activations[expression.key] = activation_of(expression)
+      except TheoryError as error:
+        raise TheoryError(f'{place}: {error}') from error
+    return (self._activations[expression.key],)
+
+
+def _separate(leaf: Leaf) -> tuple[Atom, ...] | None:
+  """The atoms that a leaf is a product of functions of; None if it is none."""
+  if isinstance(leaf, Atom):
+    return (leaf,)
+  if isinstance(leaf, Function) and not leaf.data and len(leaf.atoms) == 1:
+    return leaf.atoms
+  return leaf.atoms if isinstance(leaf, Function) and leaf.factors is not None else None
+
+
+def _factors(leaf: Leaf) -> tuple[Activation, ...]:
+  return (Linear(),) if isinstance(leaf, Atom) else leaf.factors
 
 
 def _gaussian(field: Field) -> Field:

@@ -32,6 +32,11 @@ class Expression:
   operands: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
   argument: int = -1
 
+  @property
+  def __name__(self) -> str:
+    """For messages."""
+    return getattr(getattr(self.eqn, 'primitive', None), 'name', str(self.eqn))
+
   def __call__(self, *arguments: Array) -> Array:
     known: dict[str, Array] = {}
     return self._value(arguments, known)

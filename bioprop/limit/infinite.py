@@ -194,7 +194,8 @@ def _linen(plain: nn.Module, part, kwargs, init, key: Key):
   params, held = variables.get('params', {}), {
       name: one for name, one in variables.items() if name != 'params'}
   draw = lambda key: by_path(nn.meta.unbox(make(key).get('params', {})))[0]
-  call = linen_plug.call_of(plain, nn.meta.unbox(params), held, part, kwargs, streams, None, False)
+  call = linen_plug.call_of(plain, nn.meta.unbox(params), held, part, kwargs, streams, None,
+                            nn.DenyList('params'))
   return call, draw
 
 

@@ -111,12 +111,13 @@ class Reader:
       return self._enter(eqn, branches[at], ins[1:])
     if all(isinstance(one, Known | Param) for one in ins):
       return follow(eqn, ins)
+    place = self._algebra.place = self._place(eqn)
     try:
-      found = self._met(eqn, ins, self._place(eqn))
+      found = self._met(eqn, ins, place)
     except TheoryError as error:
-      if str(error).startswith("'"):
+      if str(error).startswith(place):
         raise
-      raise TheoryError(f'{self._place(eqn)}: {error}') from error
+      raise TheoryError(f'{place}: {error}') from error
     return found if isinstance(found, list) else [found]
 
   def _met(self, eqn, ins: list[Value], place: str) -> Value | list[Value]:
@@ -199,8 +200,9 @@ def output_field(value: Value, place: str) -> Field:
                       f'no kernel. Return one array of outputs [n, classes].')
   field = value.parts[0][1]
   if any(not term.leaf.gaussian and not isinstance(term.leaf, One) for term in field):
-    raise TheoryError(f'{place} returns a nonlinear function of what its last weight makes: of '
-                      f'classes there are not infinitely many, so that its kernel stays random. Return what goes into the last nonlinearity.')
+    raise TheoryError(
+        f'{place} returns a nonlinear function of what its last weight makes: of classes there are '
+        f'not infinitely many, so that its kernel stays random. Return what goes into it.')
   return field
 
 

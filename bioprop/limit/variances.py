@@ -61,8 +61,8 @@ def estimate(uses: Uses, draw: Draw | None, given: Mapping[str, float], key: Key
     own = uses.values[path].reshape(-1)[entries]
     number = uses.uniform(Param(own, entries, 1.0, (path,)))
     if number is not None:
-      if name in uses.weights:
-        _check_centred(path, own.size, number, number**2)
+      if name in uses.weights and number:
+        _check_centred(path, math.inf, number, number**2)
       found[name] = Variance(0.0, 0.0)
       continue
     count, first, second, fourth = sums[path]

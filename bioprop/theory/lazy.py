@@ -222,7 +222,7 @@ def _network(activation: Activation, gated: bool, weights: Numbers, rates: Numbe
       atoms, factors = (Gate((), Given(0)), h), (Slope(activation), Linear())
     else:
       atoms, factors = (h,), (activation,)
-    value = Function((), atoms, activation, factors)
+    value = Function((), atoms, activation, functools.partial(tuple, factors))
     inputs = ((1, (Term(value),)),)
   return h.field, ops
 

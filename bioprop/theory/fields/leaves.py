@@ -243,13 +243,18 @@ class Function(Leaf):
   Attributes:
     atoms: Gaussian fields without common roots.
     function: maps arrays of the atoms' values, then of the data's, to an array.
-    factors: if it is a product of functions of one atom each, these, and data are none.
+    factored: gives `factors`, once they are asked for.
     data: [n, *sizes] each.
   """
   atoms: tuple[Atom, ...]
   function: Callable[..., Array]
-  factors: tuple[Activation, ...] | None = None
+  factored: Callable[[], tuple[Activation, ...] | None]
   data: tuple[Data, ...] = ()
+
+  @functools.cached_property
+  def factors(self) -> tuple[Activation, ...] | None:
+    """If it is a product of functions of one atom each, these; then data are none."""
+    return self.factored()
 
   def parts(self):
     return tuple((Term(atom),) for atom in self.atoms)

@@ -14,6 +14,7 @@ import scipy.special
 import scipy.stats
 
 from bioprop.errors import TheoryError
+from bioprop.theory.fields.bilinear import independent
 from bioprop.typing import Array
 
 POINTS = 4096
@@ -126,7 +127,7 @@ def _data(leaf):
 def _check(atoms) -> None:
   for i, u in enumerate(atoms):
     for v in atoms[:i]:
-      if not u.bases.isdisjoint(v.bases):
+      if not independent(u, v):
         raise TheoryError(
             'two hidden activities are multiplied that depend on several sums of the same others, '
             'and their product has no closed form. Put a weight between them.')

@@ -1,0 +1,240 @@
+"""bioprop.infinite: what it reads, how it computes, and what it refuses."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import bioprop
+from bioprop.errors import BiopropError, ConvergenceError, TheoryError
+from bioprop.models import MLP
+from bioprop.theory import ReLU, lazy_kernels
+
+DRAWN = np.random.RandomState(0)
+X = jnp.asarray(DRAWN.randn(5, 6), jnp.float32)
+IMAGES = jnp.asarray(DRAWN.randn(5, 4, 4, 2), jnp.float32)
+UNIT = {'*/kernel': 1.0}
+
+
+def made(function):
+  """A linen module of a function of its input."""
+
+  class Made(nn.Module):
+
+    @nn.compact
+    def __call__(self, x):
+      return function(x)
+
+  return Made()
+
+
+def close(one, other, tolerance=2e-6):
+  np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * float(jnp.abs(other).max()))
+
+
+@pytest.mark.parametrize('rule, told', [
+    (bioprop.make('fa', rho=0.5, scale=0.8), {'rule': 'fa', 'rho': 0.5, 'scale': 0.8}),
+    *(pytest.param(rule, {'rule': rule}, marks=pytest.mark.slow) for rule in (
+        'bp', 'dfa', 'hebb', 'last_layer', 'align_prop', 'align_ada', 'align_zero', 'gln'))])
+def test_it_reads_what_lazy_kernels_is_told(rule, told):
+  """Every kernel of an MLP with biases, under every rule."""
+  phi = 'relu' if rule == 'gln' else 'tanh'
+  model = MLP(classes=3, hidden=(8, 8), activation=phi, parametrization='ntk')
+  found = bioprop.infinite(model, X, rule=rule, variances=UNIT)
+  want = lazy_kernels(X, 2, phi, bias_rate=1.0, **told)
+  weights = [f'Dense_{at}/kernel' for at in range(3)]
+  close(found.entk, want.entk)
+  for name in ('phi', 'g', 'g_pseudo'):
+    # What a weight multiplies is divided by the root of the fan-in already.
+    scale = np.asarray([6, 8, 8]) if name == 'phi' else 1 / np.asarray([6, 8, 8]) ** 0
+    got = jnp.stack([getattr(found, name)[path] for path in weights])
+    close(got * jnp.asarray(scale, jnp.float32).reshape(-1, 1, 1), getattr(want, name))
+  shares = [found.shares[path] + found.shares[path.replace('kernel', 'bias')] for path in weights]
+  close(jnp.stack(shares), want.layers)
+  close(found.nngp, want.phi[-1])
+  assert found.variances == {**dict.fromkeys(weights, 1.0),
+                             **dict.fromkeys([w.replace('kernel', 'bias') for w in weights], 0.0)}
+
+
+def conv_net(x):
+  x = nn.relu(nn.Conv(8, (3, 3), strides=2)(x))
+  return nn.Dense(2)(jnp.tanh(nn.Conv(8, (2, 2))(x)).mean((1, 2)))
+
+
+@pytest.mark.slow
+def test_blocks_and_two_sets_of_samples():
+  """Blocks give what the whole gives; other samples are columns of a larger kernel."""
+  model, options = made(conv_net), {'variances': {'*/kernel': 0.1}, 'rule': 'align_prop'}
+  whole = bioprop.infinite(model, IMAGES, **options)
+  blocks = bioprop.infinite(model, IMAGES, block=2, **options)
+  apart = bioprop.infinite(model, IMAGES[:2], IMAGES[2:], block=2, **options)
+  for one, part, cut in zip(*(jax.tree.leaves((own.nngp, own.ntk, own.entk, own.phi, own.g))
+                              for own in (whole, blocks, apart))):
+    close(part, one)
+    close(cut, one[:2, 2:])
+
+
+@pytest.mark.slow
+def test_fronts_agree():
+  """Linen, NNX and a function of the same network."""
+
+  class Net(nnx.Module):
+
+    def __init__(self, rngs):
+      self.first, self.last = nnx.Linear(6, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x):
+      return self.last(jnp.tanh(self.first(x)))
+
+  def function(params, x):
+    h = jnp.tanh(x @ params['first'] + params['bias'].reshape(1, -1))
+    return h @ params['last'] + params['end'].reshape(1, -1)
+
+  draw = lambda key: {
+      'first': jax.random.normal(key, (6, 8)), 'bias': jnp.zeros(8),
+      'last': jax.random.normal(jax.random.fold_in(key, 1), (8, 2)), 'end': jnp.zeros(2)}
+  linen = bioprop.infinite(made(lambda x: nn.Dense(2)(jnp.tanh(nn.Dense(8)(x)))), X, rule='dfa',
+                           variances={'*/kernel': 0.2})
+  model = Net(nnx.Rngs(0))
+  before = jax.tree.map(jnp.copy, nnx.state(model))
+  in_nnx = bioprop.infinite(model, X, rule='dfa', variances={'*/kernel': 0.2})
+  jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+  plain = bioprop.infinite(function, X, rule='dfa', init=draw,
+                           variances={'first': 0.2, 'last': 0.2})
+  for other in (in_nnx, plain):
+    for name in ('nngp', 'ntk', 'entk'):
+      close(getattr(other, name), getattr(linen, name))
+  installed = bioprop.install(model, 'dfa', nnx.Rngs(1), X)
+  own = bioprop.infinite(installed, X, rule=None, variances={'*/kernel': 0.2})
+  close(own.entk, linen.entk)
+
+
+@pytest.mark.slow
+def test_rules_by_layer():
+  """A layer's rule decides what those below it learn from."""
+  model = MLP(classes=2, hidden=(8, 8), activation='relu', parametrization='ntk', use_bias=False)
+  exact = bioprop.infinite(model, X, variances=UNIT)
+  mixed = bioprop.infinite(model, X, rule={'Dense_1': 'dfa', '*': 'bp'}, variances=UNIT)
+  assert not np.any(mixed.shares['Dense_0/kernel'])
+  for path in ('Dense_1/kernel', 'Dense_2/kernel'):
+    close(mixed.shares[path], exact.shares[path])
+  close(mixed.ntk, exact.ntk)
+  hebb = bioprop.infinite(model, X, rule={'Dense_1': 'hebb', '*': 'bp'}, variances=UNIT)
+  assert not np.any(hebb.shares['Dense_1/kernel'])
+  # E|W| / rms(W) of Gaussian weights, what the sign has in common with them.
+  signs = bioprop.infinite(model, X, rule='usf', variances=UNIT)
+  ratio = signs.shares['Dense_1/kernel'] / exact.shares['Dense_1/kernel']
+  np.testing.assert_allclose(ratio, np.sqrt(2 / np.pi), atol=0.1)
+
+
+@pytest.mark.slow
+def test_variances_are_estimated():
+  """From as many draws as the accuracy takes; the error is said."""
+  found = bioprop.infinite(made(conv_net), IMAGES[:2])
+  want = {'Conv_0/kernel': 1 / 18, 'Conv_1/kernel': 1 / 32, 'Dense_0/kernel': 1 / 8}
+  for path, variance in want.items():
+    assert abs(found.variances[path] / variance - 1) < 4 * 2e-3
+  assert 1e-4 < found.error < 3**0.5 * 2e-3
+  assert found.variances['Conv_0/bias'] == 0
+
+
+@pytest.mark.slow
+def test_several_sums_are_sampled():
+  """max(a, b) of two weights' outputs: (a + b + |a - b|) / 2, whose parts are independent."""
+  model = made(lambda x: nn.Dense(1, use_bias=False)(jnp.maximum(
+      nn.Dense(8, use_bias=False)(x), nn.Dense(8, use_bias=False)(x))))
+  found = bioprop.infinite(model, X, variances={'*/kernel': 1 / 6, 'Dense_2/kernel': 1 / 8})
+  moments = X @ X.T / 6
+  twice = 2 * moments
+  diagonal = jnp.diagonal(twice)
+  size = ReLU(slope=-1.0)
+  magnitude = size.dual(diagonal[:, None], twice, diagonal[None])
+  np.testing.assert_allclose(found.nngp, twice / 4 + magnitude / 4, atol=2e-3)
+  np.testing.assert_array_equal(found.nngp, found.nngp.T)
+  # d max / da is 1 where a is the larger: of two samples, (1 + E sign sign') / 4.
+  signs = size.dual_derivative(diagonal[:, None], twice, diagonal[None])
+  want = 2 * (1 + signs) / 4 * X @ X.T / 8 + 8 * found.nngp
+  np.testing.assert_allclose(found.ntk, want, rtol=0, atol=5e-3 * float(want.max()))
+  assert 0 < found.error < 5e-3
+
+
+class Twice(nn.Module):
+  """One weight, used twice."""
+
+  @nn.compact
+  def __call__(self, x):
+    layer = nn.Dense(6)
+    return nn.Dense(1)(layer(nn.relu(layer(x))))
+
+
+class Scaled(nn.Module):
+  """One number that multiplies all features."""
+
+  @nn.compact
+  def __call__(self, x):
+    return x * self.param('scale', nn.initializers.ones, (1, 1))
+
+
+@jax.custom_vjp
+def straight(h):
+  return jnp.sign(h)
+
+
+straight.defvjp(lambda h: (jnp.sign(h), None), lambda _, g: (g,))
+ATTEND = made(lambda x: nn.Dense(1)(nn.MultiHeadDotProductAttention(2)(nn.Dense(4)(x)).mean(1)))
+WIDE = nn.initializers.constant(0.1)
+REFUSED = {
+    'max pooling': (lambda x: nn.Dense(1)(nn.max_pool(nn.Conv(4, (3, 3))(x), (2, 2)).mean((1, 2))),
+                    IMAGES, r"'reduce_window_max' in Made \(infinite_test.py:\d+\).*nn.avg_pool"),
+    'token mixing': (lambda x: nn.Dense(1)(nn.Dense(4)(nn.Dense(4)(x.reshape(-1, 16, 2)).swapaxes(
+        1, 2)).mean(2)), IMAGES, 'token mixing'),
+    'batch norm': (lambda x: nn.Dense(1)(nn.BatchNorm(use_running_average=False)(nn.Dense(4)(x))),
+                   X, 'sum over samples'),
+    'depthwise': (lambda x: nn.Dense(1)(nn.Conv(4, (3, 3), feature_group_count=4)(
+        nn.Conv(4, (1, 1))(x)).mean((1, 2))), IMAGES, 'depthwise'),
+    'mean': (lambda x: nn.Dense(1)(nn.Dense(4, kernel_init=WIDE)(x)), X, 'have the mean 0.1'),
+    'output': (lambda x: jnp.tanh(nn.Dense(1)(x)), X, 'nonlinear function of what its last'),
+    'own derivative': (lambda x: nn.Dense(1)(straight(nn.Dense(4)(x))), X, 'derivative of its own'),
+    'stopped': (lambda x: nn.Dense(1)(jax.lax.stop_gradient(nn.Dense(4)(x))), X, 'stopped'),
+    'scalar': (lambda x: nn.Dense(1)(Scaled()(nn.Dense(4)(x))), X, 'shared by several features'),
+    'dropout': (lambda x: nn.Dense(1)(nn.Dropout(0.5, deterministic=False)(nn.Dense(4)(x))), X,
+                'mask that differs between features'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refusals(name):
+  """What has no limit is named, with its place and what could replace it."""
+  function, x, words = REFUSED[name]
+  with pytest.raises(TheoryError, match=words):
+    bioprop.infinite(made(function), x)
+
+
+@pytest.mark.parametrize('run, words', [
+    (lambda: bioprop.infinite(Twice(), X), 'used a second time'),
+    (lambda: bioprop.infinite(ATTEND, IMAGES.reshape(5, 16, 2)), 'product of two activities'),
+    (lambda: bioprop.infinite(made(conv_net), IMAGES, rule='drtp'), 'no lazy limit'),
+    (lambda: bioprop.infinite(made(conv_net), IMAGES, max_gib=1e-9), r'max_gib allows 1e-09'),
+    (lambda: bioprop.infinite(made(conv_net), IMAGES, variances={'Nothing': 1.0}), 'matches no'),
+    (lambda: bioprop.infinite(made(conv_net), IMAGES, variances={'*': -1.0}), 'no variance'),
+    (lambda: bioprop.infinite(made(conv_net), IMAGES, IMAGES[:, 1:]), 'one network sees both'),
+    (lambda: bioprop.infinite(made(conv_net), jnp.nan * IMAGES), 'infinite numbers or NaN'),
+    (lambda: bioprop.infinite(made(conv_net), IMAGES, block=0), 'block=0'),
+    (lambda: jax.jit(lambda x: bioprop.infinite(made(conv_net), x).ntk)(IMAGES), 'under jax.jit'),
+    (lambda: bioprop.infinite(lambda params, x: x @ params, X), 'init=params'),
+    (lambda: bioprop.infinite(made(conv_net), IMAGES, init=lambda key: None), 'takes no init'),
+])
+def test_errors(run, words):
+  """What is out of range is named, with what to type."""
+  with pytest.raises(BiopropError, match=words):
+    run()
+
+
+@pytest.mark.slow
+def test_large_variances_are_refused():
+  """Where sums would not be accurate; closed forms are at any."""
+  with pytest.raises(ConvergenceError, match='variance of a pre-activation is'):
+    bioprop.infinite(made(lambda x: nn.Dense(1)(jnp.tanh(nn.Dense(4)(x)))), 10 * X)
+  found = bioprop.infinite(made(lambda x: nn.Dense(1)(nn.relu(nn.Dense(4)(x)))), 10 * X)
+  assert np.all(np.isfinite(found.ntk))
