@@ -42,13 +42,13 @@ def size_of(samples: Samples, others: Samples | None, block: int | None) -> int:
   Raises:
     TheoryError: if samples do not belong together, or there is no such block.
   """
-  count = _count(samples)
+  count = count_of(samples)
   if others is not None:
     shapes = [[one.shape[1:] for one in side if one.ndim] for side in (samples, others)]
     if shapes[0] != shapes[1] or len(samples) != len(others):
       raise TheoryError(f'x has samples of shapes {shapes[0]}, and x2 of {shapes[1]}: one network '
                         f'sees both. Pass samples of equal shapes.')
-    count = max(count, _count(others))
+    count = max(count, count_of(others))
   if block is not None and (type(block) is not int or block < 1):
     raise TheoryError(f'block={block!r} is to be a whole number of samples, at least 1. Say '
                       f'block=16, or leave it out.')
@@ -57,7 +57,7 @@ def size_of(samples: Samples, others: Samples | None, block: int | None) -> int:
 
 def cut(samples: Samples, start: int, size: int) -> tuple[Array, ...]:
   """`size` samples from `start` on; at the end the last one again and again."""
-  count = _count(samples)
+  count = count_of(samples)
   where = np.minimum(np.arange(start, start + size), count - 1)
   return tuple(one[where] if one.ndim and len(one) == count else one for one in samples)
 
@@ -80,8 +80,8 @@ def run(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib
 def _all(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float,
          seed: int) -> Found:
   compiled, size = _fitting(plan, samples, others, size, max_gib, seed)
-  rows = range(0, _count(samples), size)
-  columns = rows if others is None else range(0, _count(others), size)
+  rows = range(0, count_of(samples), size)
+  columns = rows if others is None else range(0, count_of(others), size)
   grid: list[list[Found]] = []
   for i, start in enumerate(rows):
     grid.append([])
@@ -95,7 +95,7 @@ def _all(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gi
       if same not in compiled:
         compiled[same] = _compiled(plan, left, same, seed)
       grid[-1].append(jax.tree.map(np.asarray, compiled[same](left, right, dict(plan.variances))))
-  shape = _count(samples), _count(samples if others is None else others)
+  shape = count_of(samples), count_of(samples if others is None else others)
   join = lambda *blocks: jnp.asarray(np.block([list(blocks[i * len(columns):(i + 1) * len(columns)])
                                                for i in range(len(rows))])[:shape[0], :shape[1]])
   found = [one for row in grid for one in row]
@@ -148,5 +148,6 @@ def _gib(program) -> float:
   return 0.0 if found is None else (found.temp_size_in_bytes + found.output_size_in_bytes) / 2**30
 
 
-def _count(samples: Samples) -> int:
+def count_of(samples: Samples) -> int:
+  """How many samples there are."""
   return next(len(one) for one in samples if one.ndim)

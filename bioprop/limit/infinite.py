@@ -128,12 +128,13 @@ def infinite(
   samples, others = _samples(x), None if x2 is None else _samples(x2)
   key = jax.random.key(0) if key is None else key
   require_sample('infinite', samples)
+  _check_constants(kwargs, blocks.count_of(samples))
   size = blocks.size_of(samples, others, block)
   part = blocks.cut(samples, 0, size)
   call, draw = _call_of(model, part, kwargs, init, key)
   choice = choose(rule) if rule is not None else _own_choice(model)
   uses = Uses(call.params, None if draw is None else jax.jit(draw)(jax.random.fold_in(key, 2)))
-  field, ops, dtype = _read(call, uses, output, choice.network)
+  field, ops, dtype = _read(call, uses, len(samples), output, choice.network)
   found = estimate(uses, draw, variances or {}, jax.random.fold_in(key, 1), accuracy)
   plan = blocks.Plan(field, credit_of(choice, field, ops, uses),
                      {name: one.value for name, one in found.items()}, dtype)
@@ -157,6 +158,15 @@ def _samples(x: Any) -> tuple[Array, ...]:
       raise TheoryError(f'samples of shape {one.shape} are empty, or hold infinite numbers or NaN, '
                         f'and so would all their kernels. Pass finite ones.')
   return arrays
+
+
+def _check_constants(kwargs: Mapping[str, Any], count: int) -> None:
+  """Refuses keyword arguments that seem to be of the samples, which blocks are cut from."""
+  for name, one in kwargs.items():
+    if any(getattr(leaf, 'shape', ())[:1] == (count,) for leaf in jax.tree.leaves(one)):
+      raise TheoryError(f'{name} has an entry for each of the {count} samples, and keyword '
+                        f'arguments are the same for all. Pass it among the samples, '
+                        f'infinite(model, (x, {name})), as the model takes it by position.')
 
 
 def _own_choice(model: Any):
@@ -227,8 +237,8 @@ def _gates(call: Call, rule: NetworkRule | None):
   return lambda relu, shape: Applied(lambda a: seen_by_gates(a, relu, shape), (Given(number),))
 
 
-def _read(call: Call, uses: Uses, output: Where, rule: NetworkRule | None):
-  """The network as a field of its samples."""
+def _read(call: Call, uses: Uses, samples: int, output: Where, rule: NetworkRule | None):
+  """The network as a field of its samples, so many arrays of them, and constants after these."""
   returned = Returned()
 
   def function(params, held, inputs):
@@ -239,8 +249,10 @@ def _read(call: Call, uses: Uses, output: Where, rule: NetworkRule | None):
     traced = trace(function, call.params, call.held, call.inputs)
   position, leaf = returned.position(*locate(returned.restore(traced.out[0]), output))
   reader = Reader(uses, _gates(call, rule))
+  leaves = jax.tree.leaves(call.inputs)
   arguments = [*map(uses.param, traced.paths), *map(Known, jax.tree.leaves(call.held)),
-               *inputs_of(jax.tree.leaves(call.inputs))]
+               *inputs_of(leaves[:samples]), *map(Known, leaves[samples:])]
   outs = reader.read(traced.closed, arguments)
-  return output_field(outs[position], call.name), reader.ops, leaf.dtype
+  dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+  return output_field(outs[position], call.name), reader.ops, dtype
 

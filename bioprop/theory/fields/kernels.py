@@ -67,7 +67,7 @@ def find(output: Field, credit: Credit | None, given: tuple[Sequence[Array], Seq
     seed: of what is sampled.
   """
   moments = Moments(given, same, variances, dtype, seed)
-  counts = [len(side[0]) for side in given]
+  counts = [next(len(one) for one in side if one.ndim) for side in given]
   whole = lambda kernel: jnp.zeros(counts, dtype) if kernel is None else jnp.broadcast_to(
       _mean_position(kernel), counts)
   ops, names = ops_of(output), _parameters(output)
