@@ -5,8 +5,6 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
 from bioprop.errors import TheoryError
 from bioprop.limit.expressions import Expression, applied, argument
 from bioprop.theory.activations import Activation, Linear, ReLU, Slope
@@ -98,7 +96,8 @@ class Algebra:
   def gated(self, field: Field, seen: Data) -> Field:
     """A field behind gates of its own, 1 or 0 by the sign of a frozen projection of numbers."""
     gate = Gate(field[0].leaf.sizes, seen)
-    step = Function(gate.sizes, (gate,), jnp.sign, lambda: (Slope(ReLU()),))
+    open_ = applied('step', [argument(0)])
+    step = self._function((gate,), open_, lambda: (Slope(ReLU()),))
     found = [self._product(Term(step), term) for term in self.settled(field)]
     if None in found:
       raise TheoryError('a ReLU of several activities cannot be gated. Put a weight before it.')

@@ -64,7 +64,7 @@ def argument(number: int) -> Expression:
 
 
 def applied(eqn, operands: Sequence[Any]) -> Expression:
-  """An equation, on expressions and numbers; `eqn` may also be 'scale' or 'plus'."""
+  """An equation, on expressions and numbers; `eqn` may also be a word of `_bound`."""
   own = eqn if isinstance(eqn, str) else (
       f'{eqn.primitive.name}{sorted((k, str(v)) for k, v in eqn.params.items() if _counts(k))}')
   text = f'{own}({",".join(o.key if isinstance(o, Expression) else repr(o) for o in operands)})'
@@ -83,9 +83,11 @@ def _bound(eqn, operands, like):
     return operands[0] * jnp.asarray(operands[1], like.dtype)
   if eqn == 'times':
     return operands[0] * operands[1]
-  if eqn.primitive.name in ('convert_element_type', 'reduce_precision') and jnp.issubdtype(
-      operands[0].dtype, jnp.floating):
-    return operands[0]  # Kernels are those of exact numbers.
+  if eqn == 'step':
+    return (operands[0] > 0).astype(like.dtype)
+  name, wanted = eqn.primitive.name, eqn.params.get('new_dtype', like.dtype)
+  if name in ('convert_element_type', 'reduce_precision') and jnp.issubdtype(wanted, jnp.floating):
+    return operands[0].astype(like.dtype)  # Kernels are those of exact numbers.
   arrays = [one for one in operands if hasattr(one, 'shape') and one.shape]
   shape = arrays[0].shape if arrays else like.shape
   return bind(eqn, [_constant(one, shape, like.dtype) for one in operands])[0]

@@ -106,8 +106,8 @@ def infinite(
     rule: what `bioprop.wrap` takes, of the rules that have a lazy limit; None: the model's own.
     init: of an NNX model, a function of a key to another such model; of a function, parameters or a
       function of a key to parameters. Linen models have their own.
-    variances: of entries of parameters, by pattern of their paths, in place of estimates:
-      {'*/kernel': 2 / 512}. What is not named is estimated from draws.
+    variances: of entries of parameters, by pattern of their paths, first match first, in place of
+      estimates: {'*/kernel': 2 / 512}. What is not named is estimated from draws.
     accuracy: relative error of estimated variances.
     key: of draws; None: jax.random.key(0).
     output: which of the model's outputs, as in `wrap`.

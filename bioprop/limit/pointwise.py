@@ -90,7 +90,8 @@ class Pointwise:
     if isinstance(one, Hidden):
       return one
     if isinstance(one, Param):
-      return like.each(lambda _: self._added(one, like, place))
+      added = self._added(one, like, place)
+      return like.each(lambda _: added)
     if isinstance(one, Gain):
       raise refuse(place, f'the parameter {one.param.paths[0]!r} times inputs, that is added',
                    'it is no product with a weight', 'Give the inputs a weight first.')
@@ -110,9 +111,9 @@ class Pointwise:
     pattern = entries_of(param, like.axes, place)
     parameter = self._uses.use(param, place)
     mean = self._uses.uniform(param)
-    beside = next((term.leaf for _, field in like.parts for term in field
-                   if isinstance(term.leaf, Weighted)), None) if len(like.parts) == 1 and len(
-                       like.parts[0][1]) == 1 else None
+    fields = [field for _, field in like.parts]
+    bare = all(len(field) == 1 and isinstance(field[0].leaf, Weighted) for field in fields)
+    beside = fields[0][0].leaf if bare else None
     own: Field = (Term(Added(like.sizes, parameter, pattern, beside)),)
     if mean:
       own = self._algebra.plus(own, self._algebra.constant(mean, like.sizes))

@@ -66,8 +66,10 @@ class Moments(Bilinear):
       return super().leaves(a, b, view, pairs)
     # Samples with themselves lie in the kernel: what was rounded otherwise would be an angle.
     full = super().leaves(a, b, View.FULL, pairs)
-    if full is None or full.shape[0] == 1:
+    if full is None or full.shape[:2] == (1, 1):
       return full
+    count = max(full.shape[:2])
+    full = jnp.broadcast_to(full, (count, count, *full.shape[2:]))
     own = jnp.moveaxis(jnp.diagonal(full, axis1=0, axis2=1), -1, 0)
     return own[:, None] if view is View.ROWS else own[None]
 

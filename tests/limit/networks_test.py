@@ -1,0 +1,93 @@
+"""Networks that become wider come closer to what is read from them, as 1 / sqrt(width)."""
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bioprop
+from bioprop.measure import entk
+
+DRAWN = np.random.RandomState(0)
+IMAGES = jnp.asarray(DRAWN.randn(3, 8, 8, 3), jnp.float32)
+HE = nn.initializers.he_normal()
+CONV = functools.partial(nn.Conv, kernel_init=HE, use_bias=False)
+SEEDS = 24
+
+
+class CNN(nn.Module):
+  """Strides, padding, dilation, groups and biases, and a mean over positions."""
+  width: int
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Conv(self.width, (3, 3), strides=2, kernel_init=HE)(x))
+    x = nn.gelu(CONV(self.width, (2, 3), padding='VALID', feature_group_count=2)(x))
+    x = nn.relu(CONV(self.width, (2, 2), kernel_dilation=2, padding=1)(x))
+    return nn.Dense(2)(x.mean((1, 2)))
+
+
+class ResNet18(nn.Module):
+  """Two blocks in each of four stages, without normalisation."""
+  width: int
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(CONV(self.width, (3, 3))(x))
+    for stage in range(4):
+      for block in range(2):
+        features, strides = self.width * 2**stage, 2 if stage and not block else 1
+        y = CONV(features, (3, 3))(nn.relu(CONV(features, (3, 3), strides=strides)(x)))
+        x = x if x.shape == y.shape else CONV(features, (1, 1), strides=strides)(x)
+        x = nn.relu(x + y)
+    return nn.Dense(2)(x.mean((1, 2)))
+
+
+class Mixer(nn.Module):
+  """Fixed mixtures of patches, gated units, norms, and residual sums."""
+  width: int
+
+  @nn.compact
+  def __call__(self, x):
+    x = x.reshape(len(x), 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(x), 16, 12)
+    mixture = jnp.asarray(np.random.RandomState(1).randn(16, 16) / 4, jnp.float32)
+    x = nn.Dense(self.width)(x)
+    for _ in range(2):
+      y = jnp.einsum('pq,nqc->npc', mixture, nn.LayerNorm()(x))
+      value, gate = jnp.split(nn.Dense(2 * self.width, use_bias=False)(y), 2, -1)
+      x = x + nn.Dense(self.width)(value * nn.sigmoid(gate))
+    return nn.Dense(2)(nn.RMSNorm()(x).mean(1))
+
+
+def distances(model, rule):
+  """Of the kernels of networks from the infinite one, in units of that, over seeds."""
+  plugged = bioprop.wrap(model, rule)
+  jacobians = bioprop.jacobians(plugged, IMAGES)
+  jacobians.true(plugged.init(jax.random.key(0), IMAGES))  # Checks, which needs numbers.
+
+  def kernel(key):
+    variables = plugged.init(key, IMAGES)
+    return entk(jacobians.true(variables), jacobians.pseudo(variables), IMAGES, trace=True) / 2
+
+  keys = jax.random.split(jax.random.key(1), SEEDS)
+  found = jax.jit(lambda keys: jax.lax.map(kernel, keys))(keys)
+  want = bioprop.infinite(model, IMAGES, rule=rule)
+  away = jnp.linalg.norm(found - want.entk[None], axis=(1, 2))
+  mean = jnp.linalg.norm(jnp.mean(found, 0) - want.entk)
+  return [np.asarray(own / jnp.linalg.norm(want.entk)) for own in (away, mean)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind, widths, rule', [
+    (CNN, (16, 128), 'bp'), (CNN, (16, 128), bioprop.make('fa', rho=0.5, scale=1.0)),
+    (CNN, (16, 128), 'dfa'), (Mixer, (32, 256), 'bp'),
+    (Mixer, (32, 256), bioprop.make('fa', rho=0.8, scale=1.0)), (ResNet18, (4, 16), 'bp')],
+    ids=str)
+def test_networks_converge(kind, widths, rule):
+  """Each by itself, and their mean faster."""
+  errors = [distances(kind(width), rule) for width in widths]
+  slope, = np.diff([np.log(away).mean() for away, _ in errors]) / np.diff(np.log(widths))
+  assert abs(slope + 0.5) < 0.07, (slope, [away.mean() for away, _ in errors])
+  assert errors[-1][1] < 0.1
