@@ -7,6 +7,7 @@ import numpy as np
 
 from bioprop.errors import MeasureError
 from bioprop.measure.jacobian import Jacobian
+from bioprop.probes.dilated import undilated
 from bioprop.probes.locations import TOLERANCE, distance
 from bioprop.probes.model import Values, cast
 from bioprop.probes.products import Product
@@ -64,7 +65,7 @@ class Differentiator:
       raise MeasureError(f'an error has the shape {error.shape}, the axis n aside, and an output '
                          f'{out.shape}. Give the gradient of the loss in the outputs.')
     rows = error.reshape(1, -1) if self._at_error else jnp.eye(out.size, dtype=out.dtype)
-    full, cotangents = jax.vmap(back)(rows.astype(out.dtype))
+    full, cotangents = jax.vmap(undilated(back))(rows.astype(out.dtype))
     return ({product.path: product.factors(inputs, cotangents) for product in self._claimed},
             {path: leaf.reshape(len(rows), -1) for path, leaf in full.items()})
 
