@@ -7,10 +7,12 @@ every d-th place of the window. Elsewhere (cuDNN, TPUs) the op is known for what
 """
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from bioprop.network.layout import CALLS, bind, body_of, constant
@@ -56,21 +58,26 @@ def _is_dilated(eqn: core.JaxprEqn) -> bool:
 def _in_phases(conv: core.JaxprEqn, x: Array, w: Array) -> Array:
   """A convolution of stride 1, phase by phase of its output."""
   params, numbers = conv.params, conv.params['dimension_numbers']
-  dilations, shape = params['lhs_dilation'], conv.outvars[0].aval.shape
-  axes = numbers.out_spec[2:]
-  counts = [-(-shape[axis] // d) for axis, d in zip(axes, dilations)]  # Of each phase's places.
+  # XLA's fast convolution on CPUs has its axes in this order: batch, places, features.
+  last = lambda spec: (spec[0], *spec[2:], spec[1])
+  x, w = x.transpose(last(numbers.lhs_spec)), w.transpose(*numbers.rhs_spec[2:],
+                                                          *numbers.rhs_spec[1::-1])
+  order = last(numbers.out_spec)
+  shape = tuple(conv.outvars[0].aval.shape[axis] for axis in order)
+  dilations, spread = params['lhs_dilation'], params['rhs_dilation']
+  counts = [-(-size // d) for size, d in zip(shape[1:], dilations)]  # Of each phase's places.
   phases = []
   for phase in itertools.product(*map(range, dilations)):
-    window, edges, spread = [slice(None)] * w.ndim, [], []
-    for i, (axis, d, at) in enumerate(zip(numbers.rhs_spec[2:], dilations, phase)):
-      taken, edge, apart = _phase(
-          at, d, params['rhs_dilation'][i], params['padding'][i][0], w.shape[axis],
-          x.shape[numbers.lhs_spec[2 + i]], counts[i])
-      window[axis] = taken
-      edges.append(edge)
-      spread.append(apart)
-    phases.append(_convolved(conv, x, w[tuple(window)], edges, spread, counts))
-  return _woven(phases, axes, dilations, shape)
+    seen = [_phase(at, d, apart, low, places, length, count) for
+            at, d, apart, (low, _), places, length, count in zip(
+                phase, dilations, spread, params['padding'], w.shape, x.shape[1:], counts)]
+    window, edges, apart = zip(*seen)
+    phases.append(_convolved(params, x, w[window], edges, apart) if w[window].size else
+                  jnp.zeros((shape[0], *counts, shape[-1]), conv.outvars[0].aval.dtype))
+  for axis, d in reversed(list(enumerate(dilations, 1))):  # The last axis' phase runs fastest.
+    joined = [jnp.stack(phases[at:at + d], axis + 1) for at in range(0, len(phases), d)]
+    phases = [one.reshape(*one.shape[:axis], -1, *one.shape[axis + 2:]) for one in joined]
+  return jax.lax.slice(phases[0], (0,) * len(shape), shape).transpose(np.argsort(order))
 
 
 def _phase(at: int, d: int, spread: int, low: int, places: int, length: int,
@@ -84,24 +91,13 @@ def _phase(at: int, d: int, spread: int, low: int, places: int, length: int,
   return taken, (edge, count - length - edge + apart * (seen - 1)), apart
 
 
-def _convolved(conv: core.JaxprEqn, x: Array, w: Array, edges, spread, counts) -> Array:
-  """One phase; zeros where no place of the window meets an entry."""
-  params, numbers = conv.params, conv.params['dimension_numbers']
-  if not w.size:
-    shape = list(conv.outvars[0].aval.shape)
-    for axis, count in zip(numbers.out_spec[2:], counts):
-      shape[axis] = count
-    return jnp.zeros(shape, conv.outvars[0].aval.dtype)
+def _convolved(params: Mapping[str, Any], x: Array, w: Array, edges, spread) -> Array:
+  """The places of one phase."""
+  places = range(len(edges))
+  outer = (0, len(edges) + 1, *(1 + axis for axis in places))
+  numbers = jax.lax.ConvDimensionNumbers(outer, (len(edges) + 1, len(edges), *places), outer)
   return jax.lax.conv_general_dilated(
       x, w, (1,) * len(edges), edges, rhs_dilation=spread, dimension_numbers=numbers,
       feature_group_count=params['feature_group_count'],
       batch_group_count=params['batch_group_count'], precision=params['precision'],
       preferred_element_type=params['preferred_element_type'])
-
-
-def _woven(phases: list[Array], axes, dilations, shape) -> Array:
-  """Output d u + phi of phase phi's u-th, along each axis."""
-  for axis, d in reversed(list(zip(axes, dilations))):  # The last axis' phase runs fastest.
-    joined = [jnp.stack(phases[at:at + d], axis + 1) for at in range(0, len(phases), d)]
-    phases = [one.reshape(*one.shape[:axis], -1, *one.shape[axis + 2:]) for one in joined]
-  return jax.lax.slice(phases[0], (0,) * len(shape), shape)
