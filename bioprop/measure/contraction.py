@@ -28,7 +28,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bioprop.measure.jacobian import matrices
+from bioprop.measure.jacobian import Jacobian, matrices, summed
 from bioprop.typing import Array
 
 _PARTS = 4  # Of a symmetric kernel's rows: five eighths of it are computed.
@@ -113,6 +113,33 @@ def gram(factors: tuple[Array, Array] | Array, trace: bool) -> Array:
   for at in _slices(a.shape[2], len(g) * g.shape[1] * g.shape[3]):
     total += _triangle(product, _flat(matrices(a[:, :, at], g)), trace)  # Formed once.
   return total
+
+
+@jax.default_matmul_precision('highest')
+def formed(jacobian: Jacobian, samples: int, trace: bool) -> Jacobian:
+  """The same, with the gradients of those weights whose factors are larger, and of their biases.
+
+  Early convolutions see many locations: their gradients are smaller than their cotangents, and are
+  what `gradients`, the cheapest way there, would form.
+
+  Args:
+    jacobian: of any of the samples.
+    samples: how many the kernel is of.
+    trace: over the outputs.
+  """
+
+  def is_smaller(a, g):
+    (_, c, t, o), k = g.shape, a.shape[2]
+    ways = costs(Sizes(samples, c, samples, c, t, k, o), trace)
+    return c * k * o < a[0].size + g[0].size and min(ways, key=ways.__getitem__) == 'gradients'
+
+  small = {path for path, factors in jacobian.outer.items() if is_smaller(*factors)}
+  weights = {path: _flat(matrices(*jacobian.outer[path])) for path in small}
+  biases = {bias: summed(jacobian.outer[path][1])
+            for bias, path in jacobian.biases if path in small}
+  return Jacobian({path: one for path, one in jacobian.outer.items() if path not in small},
+                  {**jacobian.full, **weights, **biases},
+                  tuple(pair for pair in jacobian.biases if pair[1] not in small))
 
 
 def inner(g: Array, h: Array, trace: bool) -> Array:

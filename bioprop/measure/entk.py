@@ -25,8 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
-from bioprop.measure.contraction import contract, gram, inner
-from bioprop.measure.jacobian import Differentiate, Jacobian, evaluate
+from bioprop.measure.contraction import contract, formed, gram, inner
+from bioprop.measure.jacobian import Differentiate, Jacobian
 from bioprop.typing import Array, PyTree
 
 _SHARED, _DIVIDED = PartitionSpec(), PartitionSpec('samples')
@@ -74,14 +74,17 @@ def entk(
   if devices is not None:
     tile = functools.partial(_tile_on, tuple(devices), *how, true, pseudo)
     return _joined([_joined([tile(row, column) for column in columns], 1) for row in rows], 0)
-  if symmetric and len(rows) == 1:
-    return _triangle(*how, evaluate(true, x))
+  of = functools.partial(_derivatives, trace)
+  if len(rows) == 1 and x2 is None:
+    if symmetric:
+      return _triangle(*how, *of((true,), x))
+    return _contract(*how, *of((true, pseudo), x))
   lines = []
   for i, row in enumerate(rows):
-    left = evaluate(true, row)
+    left, = of((true,), row)
     lines.append([
         jax.tree.map(_mirrored, lines[j][i]) if symmetric and j < i else
-        _contract(*how, left, left if symmetric and i == j else evaluate(pseudo, column))
+        _contract(*how, left, left if symmetric and i == j else of((pseudo,), column)[0])
         for j, column in enumerate(columns)])
   return _joined([_joined(line, 1) for line in lines], 0)
 
@@ -133,6 +136,25 @@ def _joined(parts, axis: int):
 def _mirrored(kernel: Array) -> Array:
   """K(x', x) of K(x, x'), where the kernel is symmetric."""
   return kernel.swapaxes(0, 1) if kernel.ndim == 2 else kernel.transpose(1, 0, 3, 2)
+
+
+def _derivatives(trace: bool, functions: tuple[Partial, ...], x: PyTree) -> tuple[Jacobian, ...]:
+  """What each function gives, ready to be contracted.
+
+  Arrays that functions share are passed once, so that the compiler sees what both compute of them:
+  the true Jacobian and a rule's have one forward pass.
+  """
+  leaves, structure = jax.tree.flatten(functions)
+  distinct = {id(leaf): leaf for leaf in leaves}
+  places = tuple(list(distinct).index(id(leaf)) for leaf in leaves)
+  return _evaluated(trace, structure, places, tuple(distinct.values()), x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _evaluated(trace, structure, places, distinct, x):
+  functions = jax.tree.unflatten(structure, [distinct[place] for place in places])
+  n = len(jax.tree.leaves(x)[0])
+  return tuple(formed(one(x), n, trace) for one in functions)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

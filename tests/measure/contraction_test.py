@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bioprop.measure import contraction
-from bioprop.measure.contraction import Sizes, contract, costs
+from bioprop.measure.contraction import Sizes, contract, costs, formed
+from bioprop.measure.jacobian import Jacobian
 from bioprop.network.layout import bodies_of
 
 RNG = np.random.RandomState(0)
@@ -186,3 +187,25 @@ def test_the_choice_flips_as_documented(trace, monkeypatch):
   formed = {go(Sizes(20, c, m, c, *places), formed=True) for c in (1, 10) for m in (1, 20)
             for places in ((1, 8, 4), (1, 2, 2), (2, 64, 1), (16, 8, 4), (64, 3, 2))}
   assert formed == {'gradients', 'through'}
+
+
+@pytest.mark.usefixtures('x64', 'quick')
+def test_gradients_that_are_smaller_than_their_factors():
+  """Of many locations with few channels they are formed, with their bias; others stay factors."""
+  many, few = Sizes(4, 3, 4, 3, 64, 5, 2), Sizes(4, 3, 4, 3, 2, 20, 9)
+  (a, g), (b, h) = operands(many)[0], operands(few)[0]
+  jacobian = Jacobian({'many': (a, g), 'few': (b, h)}, {'rest': np.ones((4, 3, 1))},
+                      (('bias', 'many'), ('other', 'few')))
+  got = jax.jit(formed, static_argnums=(1, 2))(jacobian, 4, False)
+  assert set(got.outer) == {'few'} and got.biases == (('other', 'few'),)
+  close(got.full['many'], np.einsum('ntk,ncto->ncko', a, g).reshape(4, 3, 10))
+  close(got.full['bias'], g.sum(2))
+  assert set(got.by_path()) == set(jacobian.by_path())
+
+
+def test_factors_stay_where_other_ways_are_cheaper():
+  """Of one sample with one output, whose gradient is smaller than its factors, 20 < 42."""
+  factors = operands(Sizes(1, 1, 1, 1, 2, 20, 1))[0]
+  jacobian = Jacobian({'weight': factors}, {})
+  assert set(jax.eval_shape(lambda one: formed(one, 1, False), jacobian).outer) == {'weight'}
+  assert not jax.eval_shape(lambda one: formed(one, 100, False), jacobian).outer

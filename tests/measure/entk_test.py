@@ -1,4 +1,6 @@
 """The effective eNTK: against Jacobians written out, and against how networks move."""
+import importlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -263,3 +265,31 @@ def test_what_cannot_be_measured():
     measure.entk(true, true, x, block=0)
   with pytest.raises(MeasureError, match='one n > 0'):
     measure.entk(true, true, x[:0])
+
+
+class Deep(nn.Module):
+  """Three convolutions."""
+
+  @nn.compact
+  def __call__(self, x):
+    for _ in range(3):
+      x = jnp.sin(nn.Conv(4, (3, 3))(x))
+    return nn.Dense(2)(x.mean((1, 2)))
+
+
+@pytest.mark.usefixtures('quick')
+def test_true_and_pseudo_share_the_forward_pass(monkeypatch):
+  """The program of both runs three convolutions, and two for each of the ways back: 7, not 10."""
+  x, model = jnp.ones((2, 5, 5, 4)), bioprop.wrap(Deep(), 'fa')
+  variables = jax.jit(model.init)(KEY, x)
+  jacobians = bioprop.jacobians(model, x)
+  module, programs = importlib.import_module('bioprop.measure.entk'), []
+  evaluated = module._evaluated
+
+  def noted(*args):
+    programs.append(evaluated.lower(*args).compile().as_text())
+    return evaluated(*args)
+
+  monkeypatch.setattr(module, '_evaluated', noted)
+  measure.entk(jacobians.true(variables), jacobians.pseudo(variables), x)
+  assert [program.count(' convolution(') for program in programs] == [7]
