@@ -192,12 +192,15 @@ def test_the_choice_flips_as_documented(trace, monkeypatch):
 @pytest.mark.usefixtures('x64', 'quick')
 def test_gradients_that_are_smaller_than_their_factors():
   """Of many locations with few channels they are formed, with their bias; others stay factors."""
-  many, few = Sizes(4, 3, 4, 3, 64, 5, 2), Sizes(4, 3, 4, 3, 2, 20, 9)
-  (a, g), (b, h) = operands(many)[0], operands(few)[0]
-  jacobian = Jacobian({'many': (a, g), 'few': (b, h)}, {'rest': np.ones((4, 3, 1))},
-                      (('bias', 'many'), ('other', 'few')))
-  got = jax.jit(formed, static_argnums=(1, 2))(jacobian, 4, False)
-  assert set(got.outer) == {'few'} and got.biases == (('other', 'few'),)
+  many, large, few = (Sizes(4, 3, 4, 3, *places) for places in ((64, 5, 2), (4, 10, 6), (2, 20, 9)))
+  (a, g), *others = (operands(sizes)[0] for sizes in (many, large, few))
+  jacobian = Jacobian({'many': (a, g), **dict(zip(('large', 'few'), others))},
+                      {'rest': np.ones((4, 3, 1))}, (('bias', 'many'), ('other', 'few')))
+  of = 100  # Of so many, `gradients` is the cheapest way for the first two.
+  ways = [costs(sizes._replace(n=of, m=of)) for sizes in (many, large, few)]
+  assert [min(one, key=one.get) == 'gradients' for one in ways] == [True, True, False]
+  got = jax.jit(formed, static_argnums=(1, 2))(jacobian, of, False)
+  assert set(got.outer) == {'large', 'few'} and got.biases == (('other', 'few'),)
   close(got.full['many'], np.einsum('ntk,ncto->ncko', a, g).reshape(4, 3, 10))
   close(got.full['bias'], g.sum(2))
   assert set(got.by_path()) == set(jacobian.by_path())
