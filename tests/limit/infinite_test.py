@@ -154,7 +154,7 @@ def test_several_sums_are_sampled():
   np.testing.assert_array_equal(found.nngp, found.nngp.T)
   # d max / da is 1 where a is the larger: of two samples, (1 + E sign sign') / 4.
   signs = size.dual_derivative(diagonal[:, None], twice, diagonal[None])
-  want = 2 * (1 + signs) / 4 * X @ X.T / 8 + 8 * found.nngp
+  want = (1 + signs) / 2 * (X @ X.T) + 8 * found.nngp
   np.testing.assert_allclose(found.ntk, want, rtol=0, atol=5e-3 * float(want.max()))
   assert 0 < found.error < 5e-3
 
