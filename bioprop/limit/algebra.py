@@ -7,7 +7,7 @@ from typing import Any
 
 from bioprop.errors import TheoryError
 from bioprop.limit.expressions import Expression, applied, argument
-from bioprop.theory.activations import Activation, Linear, ReLU, Slope
+from bioprop.theory.activations import Activation, Linear, ReLU
 from bioprop.theory.fields.bilinear import independent
 from bioprop.theory.fields.leaves import (
   Added,
@@ -28,6 +28,7 @@ from bioprop.theory.fields.leaves import (
   Weighted,
 )
 from bioprop.theory.recognise import activation_of
+from bioprop.theory.slope import Slope
 
 Operand = Field | Data | float
 

@@ -90,8 +90,7 @@ class Pointwise:
     if isinstance(one, Hidden):
       return one
     if isinstance(one, Param):
-      added = self._added(one, like, place)
-      return like.each(lambda _: added)
+      return self._by_part(self._added(one, like, place), like)
     if isinstance(one, Gain):
       raise refuse(place, f'the parameter {one.param.paths[0]!r} times inputs, that is added',
                    'it is no product with a weight', 'Give the inputs a weight first.')
@@ -105,6 +104,16 @@ class Pointwise:
                      'they are another for each', 'Add them before the features are joined.')
       return like.each(lambda _: (Term(Features(like.sizes, values)),))
     return like.each(lambda _: self._algebra.constant(float(one), like.sizes))
+
+  def _by_part(self, field: Field, like: Hidden) -> Hidden:
+    """One field for all features, of which each part has its own."""
+    if len(like.parts) == 1:
+      return like.each(lambda _: field)
+    parts, start = [], 0
+    for count, _ in like.parts:
+      parts.append((count, self._algebra.take(field, (start, start + count))))
+      start += count
+    return Hidden(like.axes, tuple(parts))
 
   def _added(self, param: Param, like: Hidden, place: str) -> Field:
     """A bias, or an embedding of positions."""

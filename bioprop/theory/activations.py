@@ -194,31 +194,6 @@ class ReLU(Activation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Slope(Activation):
-  """The derivative of a nonlinearity, as the gates of linear units that do not learn.
-
-  Attributes:
-    of: the nonlinearity.
-  """
-  of: Activation
-
-  def __call__(self, h):
-    return self.of.derivative(h)
-
-  def derivative(self, h):
-    return self.of.second(h)
-
-  def second(self, h):
-    return jax.jvp(self.of.second, (h,), (jnp.ones_like(h),))[1]
-
-  def dual(self, aa, ab, bb):
-    return self.of.dual_derivative(aa, ab, bb)
-
-  def mean(self, aa):
-    return self.of.mean_derivative(aa)
-
-
-@dataclasses.dataclass(frozen=True)
 class Erf(Activation):
   """phi(h) = erf(h); its dual is that of Williams (1997, NeurIPS, equation 11)."""
 

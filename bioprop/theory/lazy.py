@@ -44,7 +44,7 @@ import numpy as np
 
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
-from bioprop.theory.activations import Activation, Linear, Quadrature, Slope
+from bioprop.theory.activations import Activation, Linear, Quadrature
 from bioprop.theory.activations import Function as Elementwise
 from bioprop.theory.elementwise import as_activation
 from bioprop.theory.fields import kernels
@@ -62,6 +62,7 @@ from bioprop.theory.fields.leaves import (
 )
 from bioprop.theory.fields.positions import Dense
 from bioprop.theory.piecewise import Piecewise
+from bioprop.theory.slope import Slope
 from bioprop.typing import Array
 
 PerLayer = float | Sequence[float]
