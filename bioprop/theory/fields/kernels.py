@@ -1,6 +1,8 @@
 """All kernels of a network in the lazy limit, of one block of samples, in one program."""
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +13,8 @@ from bioprop.theory.fields.leaves import Added, Field, Function, Gained, Weighte
 from bioprop.theory.fields.moments import Moments
 from bioprop.theory.fields.sides import View
 from bioprop.typing import Array
+
+_CALLS = 20  # Of Python, from a field to those below.
 
 
 class Found(NamedTuple):
@@ -66,8 +70,12 @@ def find(output: Field, credit: Credit | None, given: tuple[Sequence[Array], Seq
     dtype: of kernels.
     seed: of what is sampled.
   """
-  moments = Moments(given, same, variances, dtype, seed)
-  counts = [next(len(one) for one in side if one.ndim) for side in given]
+  with _deep_enough(len(leaves(output))):
+    return _find(output, credit, Moments(given, same, variances, dtype, seed), dtype)
+
+
+def _find(output: Field, credit: Credit | None, moments: Moments, dtype: jnp.dtype) -> Found:
+  counts = [next(len(one) for one in side if one.ndim) for side in moments.given]
   whole = lambda kernel: jnp.zeros(counts, dtype) if kernel is None else jnp.broadcast_to(
       _mean_position(kernel), counts)
   ops, names = ops_of(output), _parameters(output)
@@ -84,6 +92,17 @@ def find(output: Field, credit: Credit | None, given: tuple[Sequence[Array], Seq
   if credit is not None:
     entk, g_pseudo, shares = _with_slopes(functools.partial(tangent, credit), taps)
   return Found(nngp, ntk, entk, phi, g, g_pseudo, shares, moments.largest)
+
+
+@contextlib.contextmanager
+def _deep_enough(count: int) -> Iterator[None]:
+  """Lets Python call as deep as a network of so many fields is."""
+  limit = sys.getrecursionlimit()
+  sys.setrecursionlimit(limit + _CALLS * count)
+  try:
+    yield
+  finally:
+    sys.setrecursionlimit(limit)
 
 
 def _with_slopes(tangent, taps):

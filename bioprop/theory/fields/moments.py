@@ -49,6 +49,7 @@ class Moments(Bilinear):
     self.dtype, self.seed = dtype, seed
     self._data: dict[tuple[Data, int], Array] = {}
     self._inputs: dict[tuple, Kernel] = {}
+    self._products: dict[tuple, Kernel] = {}
     self._summed: list[Array] = []  # Largest variances of what has no closed form.
 
   def data(self, data: Data, side: int) -> Array:
@@ -202,6 +203,13 @@ class Moments(Bilinear):
       view, pairs: as of all kernels.
       moved: of which of its atoms the derivative is taken in place of the function, of each.
     """
+    key = a, b, view, pairs, moved
+    if key not in self._products:
+      self._products[key] = self._product(*key)
+    return self._products[key]
+
+  def _product(self, a: Leaf, b: Leaf, view: View, pairs: bool,
+               moved: tuple[int | None, int | None]) -> Kernel:
     one, other = factors_of(a), factors_of(b)
     if one is None or other is None:
       return sampled.product(self, a, b, view, pairs, moved)

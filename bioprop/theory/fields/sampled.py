@@ -17,32 +17,33 @@ from bioprop.errors import TheoryError
 from bioprop.theory.fields.bilinear import independent
 from bioprop.typing import Array
 
-POINTS = 4096
+_POINTS = (512, 8192)  # Least and most, powers of 2.
+_VALUES = 2**27  # Of a function, for one kernel, where that allows for the least points.
 _ENTRIES = 2**22  # Values that are held at once.
 
 
 @functools.lru_cache(maxsize=16)
-def normals(dimensions: int, seed: int) -> np.ndarray:
-  """Points [POINTS, dimensions], distributed as independent standard normals."""
+def normals(count: int, dimensions: int, seed: int) -> np.ndarray:
+  """Points [count, dimensions], distributed as independent standard normals."""
   sequence = scipy.stats.qmc.Sobol(dimensions, scramble=True, seed=seed)
-  uniform = np.clip(sequence.random(POINTS), 1e-12, 1 - 1e-12)
+  uniform = np.clip(sequence.random(count), 1e-12, 1 - 1e-12)
   return scipy.special.ndtri(uniform)
 
 
 @functools.lru_cache(maxsize=16)
-def pairs_of_normals(count: int, seed: int) -> np.ndarray:
-  """Points [2 POINTS, 2 count], which change places if the second of each pair changes its sign.
+def pairs_of_normals(count: int, pairs: int, seed: int) -> np.ndarray:
+  """Points [2 count, 2 pairs], which change places if the second of each pair changes its sign.
 
   So that exchanging two samples changes nothing.
   """
-  points = normals(2 * count, seed)
-  return np.concatenate([points, points * np.tile([1.0, -1.0], count)])
+  points = normals(count, 2 * pairs, seed)
+  return np.concatenate([points, points * np.tile([1.0, -1.0], pairs)])
 
 
 def mean(function, variances, data, seed: int) -> Array:
   """E f(u, ...; data), of independent u with variances [n, *P]."""
   shape = jnp.broadcast_shapes(*(one.shape for one in (*variances, *data)))
-  points = jnp.asarray(normals(len(variances), seed), variances[0].dtype)
+  points = jnp.asarray(normals(_count(shape), len(variances), seed), variances[0].dtype)
 
   def one(row):
     roots, own = row
@@ -51,7 +52,7 @@ def mean(function, variances, data, seed: int) -> Array:
 
   flat = lambda arrays: tuple(jnp.broadcast_to(a, shape).reshape(-1) for a in arrays)
   roots = flat([jnp.sqrt(jnp.maximum(one, 0)) for one in variances])
-  return jax.lax.map(one, (roots, flat(data)), batch_size=_batch(len(variances))).reshape(shape)
+  return jax.lax.map(one, (roots, flat(data)), batch_size=_batch(points)).reshape(shape)
 
 
 def product(moments, a, b, view, pairs: bool, moved) -> Array:
@@ -71,7 +72,8 @@ def product(moments, a, b, view, pairs: bool, moved) -> Array:
                                *(one.shape for own in data for one in own))
   flat = lambda array: jnp.broadcast_to(array, shape).reshape(-1)
   triples = tuple(tuple(map(flat, triple)) for triple in arrays)
-  points = jnp.asarray(pairs_of_normals(len(atoms), moments.seed), moments.dtype)
+  points = jnp.asarray(pairs_of_normals(_count(shape) // 2, len(atoms), moments.seed),
+                       moments.dtype)
   f, g = (_derived(leaf, at) for leaf, at in zip((a, b), moved))
   where = [[atoms.index(atom) for atom in own] for own in (first, second)]
 
@@ -84,7 +86,7 @@ def product(moments, a, b, view, pairs: bool, moved) -> Array:
     return jnp.mean(f(*left, *constants[0]) * g(*right, *constants[1]))
 
   data = tuple(tuple(map(flat, own)) for own in data)
-  found = jax.lax.map(one, (triples, data), batch_size=_batch(2 * len(atoms)))
+  found = jax.lax.map(one, (triples, data), batch_size=_batch(points))
   return found.reshape(shape)
 
 
@@ -133,5 +135,11 @@ def _check(atoms) -> None:
             'and their product has no closed form. Put a weight between them.')
 
 
-def _batch(dimensions: int) -> int:
-  return max(1, _ENTRIES // (POINTS * math.ceil(math.log2(dimensions + 1))))
+def _count(shape: tuple[int, ...]) -> int:
+  """How many points: the fewer the more entries a kernel has."""
+  most = max(_VALUES // math.prod(shape), 1)
+  return min(max(2**(most.bit_length() - 1), _POINTS[0]), _POINTS[1])
+
+
+def _batch(points: Array) -> int:
+  return max(1, _ENTRIES // points.size)
