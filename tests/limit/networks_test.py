@@ -11,7 +11,7 @@ import bioprop
 from bioprop.measure import entk
 
 DRAWN = np.random.RandomState(0)
-IMAGES = jnp.asarray(DRAWN.randn(3, 8, 8, 3), jnp.float32)
+IMAGES = {size: jnp.asarray(DRAWN.randn(3, size, size, 3), jnp.float32) for size in (4, 6)}
 HE = nn.initializers.he_normal()
 CONV = functools.partial(nn.Conv, kernel_init=HE, use_bias=False)
 SEEDS = 24
@@ -51,8 +51,8 @@ class Mixer(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = x.reshape(len(x), 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(x), 16, 12)
-    mixture = jnp.asarray(np.random.RandomState(1).randn(16, 16) / 4, jnp.float32)
+    x = x.reshape(len(x), 3, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(x), 9, 12)
+    mixture = jnp.asarray(np.random.RandomState(1).randn(9, 9) / 3, jnp.float32)
     x = nn.Dense(self.width)(x)
     for _ in range(2):
       y = jnp.einsum('pq,nqc->npc', mixture, nn.LayerNorm()(x))
@@ -61,33 +61,35 @@ class Mixer(nn.Module):
     return nn.Dense(2)(nn.RMSNorm()(x).mean(1))
 
 
-def distances(model, rule):
+def distances(model, rule, images):
   """Of the kernels of networks from the infinite one, in units of that, over seeds."""
   plugged = bioprop.wrap(model, rule)
-  jacobians = bioprop.jacobians(plugged, IMAGES)
-  jacobians.true(plugged.init(jax.random.key(0), IMAGES))  # Checks, which needs numbers.
+  jacobians = bioprop.jacobians(plugged, images)
+  jacobians.true(plugged.init(jax.random.key(0), images))  # Checks, which needs numbers.
 
   def kernel(key):
-    variables = plugged.init(key, IMAGES)
-    return entk(jacobians.true(variables), jacobians.pseudo(variables), IMAGES, trace=True) / 2
+    variables = plugged.init(key, images)
+    return entk(jacobians.true(variables), jacobians.pseudo(variables), images, trace=True) / 2
 
   keys = jax.random.split(jax.random.key(1), SEEDS)
   found = jax.jit(lambda keys: jax.lax.map(kernel, keys))(keys)
-  want = bioprop.infinite(model, IMAGES, rule=rule)
+  want = bioprop.infinite(model, images, rule=rule)
   away = jnp.linalg.norm(found - want.entk[None], axis=(1, 2))
   mean = jnp.linalg.norm(jnp.mean(found, 0) - want.entk)
   return [np.asarray(own / jnp.linalg.norm(want.entk)) for own in (away, mean)]
 
 
+FA = bioprop.make('fa', rho=0.5, scale=1.0)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('kind, widths, rule', [
-    (CNN, (16, 128), 'bp'), (CNN, (16, 128), bioprop.make('fa', rho=0.5, scale=1.0)),
-    (CNN, (16, 128), 'dfa'), (Mixer, (32, 256), 'bp'),
-    (Mixer, (32, 256), bioprop.make('fa', rho=0.8, scale=1.0)), (ResNet18, (4, 16), 'bp')],
-    ids=str)
-def test_networks_converge(kind, widths, rule):
+@pytest.mark.parametrize('kind, size, widths, rule', [
+    (CNN, 6, (64, 512), 'bp'), (CNN, 6, (64, 512), FA), (CNN, 6, (64, 512), 'dfa'),
+    (Mixer, 6, (64, 512), 'bp'), (Mixer, 6, (64, 512), FA), (ResNet18, 4, (8, 32), 'bp')],
+    ids=['cnn-bp', 'cnn-fa', 'cnn-dfa', 'mixer-bp', 'mixer-fa', 'resnet18-bp'])
+def test_networks_converge(kind, size, widths, rule):
   """Each by itself, and their mean faster."""
-  errors = [distances(kind(width), rule) for width in widths]
+  errors = [distances(kind(width), rule, IMAGES[size]) for width in widths]
   slope, = np.diff([np.log(away).mean() for away, _ in errors]) / np.diff(np.log(widths))
   assert abs(slope + 0.5) < 0.07, (slope, [away.mean() for away, _ in errors])
   assert errors[-1][1] < 0.1
