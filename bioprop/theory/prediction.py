@@ -62,8 +62,9 @@ def predict(
 ) -> Outputs:
   r"""What gradient flow predicts, at given times.
 
-  Under 'mse' by the kernel's modes, f(t) = f(0) + (1 - exp(-K t)) (y - f(0)); rounding grows as
-  eps |K| t where the kernel is singular. Under other losses by Dormand and Prince's method, with
+  Under 'mse' by the kernel's modes, f(t) = f(0) + (1 - exp(-K t)) (y - f(0)). Modes v whose rate is
+  within 10 eps of 0, eps that of the dtype and the largest rate 1, learn nothing at any time, nor
+  do others by them: K v = 0 is K_* v = 0 where both kernels are one network's. Under other losses by Dormand and Prince's method, with
   steps that keep its own estimate of the error of one step within the tolerance.
 
   It looks at values, and cannot be under `jax.jit`.
@@ -100,7 +101,7 @@ def predict(
   dtype = model.kernel.dtype
   if loss == 'mse':
     _check_symmetric(model.kernel)
-    train, test = _closed(model, jnp.asarray(when, dtype))
+    train, test = _closed(model, jnp.asarray(when, dtype), *_modes(model.kernel))
   else:
     bound = _tolerance(tolerance, dtype)
     # The solver begins at its first time.
@@ -113,7 +114,7 @@ def predict(
 def predict_steps(
     kernel: Array,
     targets: Array,
-    learning_rate: float,
+    learning_rate: float | Array,
     steps: int,
     *,
     loss: str | Loss = 'mse',
@@ -128,8 +129,8 @@ def predict_steps(
   Args:
     kernel: of the training samples, [n, n]; it need not be symmetric.
     targets: as of `predict`.
-    learning_rate: eta, of the sum of the losses; of networks of `lazy_kernels`, before it is
-      multiplied by gamma^2.
+    learning_rate: eta, of the sum of the losses, or one for each step, [steps]; of networks of
+      `lazy_kernels`, before it is multiplied by gamma^2.
     steps: how many.
     loss: as of `predict`.
     cross: as of `predict`.
@@ -141,15 +142,15 @@ def predict_steps(
 
   Raises:
     TheoryError: if shapes do not match, the loss is unknown, there are no steps, or under 'mse' a
-      mode that the flow would learn grows without bound: eta is above the smallest
+      mode that the flow would learn grows without bound: the largest eta is above the smallest
       2 Re(lambda) / |lambda|^2 of the kernel's eigenvalues, 2 / lambda_max if it is symmetric.
   """
   model = _prepared(kernel, targets, loss, cross, initial, initial_test)
   steps = checks.whole('steps', steps, 1)
-  learning_rate = checks.positive('learning_rate', learning_rate)
+  rates = _rates(learning_rate, steps)
   if loss == 'mse':
-    _check_rate(model.kernel, learning_rate)
-  train, test = _steps(model, jnp.asarray(learning_rate, model.kernel.dtype), steps)
+    _check_rate(model.kernel, float(rates.max()))
+  train, test = _steps(model, jnp.asarray(rates, model.kernel.dtype))
   return Outputs(train, None if cross is None else test)
 
 
@@ -169,17 +170,21 @@ class _Model:
     return _matmul(self.kernel, force), _matmul(self.cross, force)
 
 
+def _modes(kernel: Array) -> tuple[Array, Array]:
+  """The rates [n] of a symmetric kernel, 0 where the dtype cannot tell, and its modes [n, n]."""
+  # In float64 whatever the dtype: rates of either sign that rounding makes would grow with time.
+  rates, vectors = np.linalg.eigh(np.asarray(kernel, np.float64))
+  known = np.abs(rates) > 10 * float(jnp.finfo(kernel.dtype).eps) * np.abs(rates).max()
+  return jnp.asarray(np.where(known, rates, 0), kernel.dtype), jnp.asarray(vectors, kernel.dtype)
+
+
 @jax.jit
-def _closed(model: _Model, times: Array) -> tuple[Array, Array]:
+def _closed(model: _Model, times: Array, rates: Array, vectors: Array) -> tuple[Array, Array]:
   """Under 'mse', mode by mode: K = U diag(lambda) U^T."""
   initial, initial_test = model.initial
-  rates, vectors = jnp.linalg.eigh(model.kernel)
   modes = _matmul(vectors.T, model.targets - initial)
-  progress = times[:, None] * rates[None, :]  # lambda t, [T, n]
-  learned = -jnp.expm1(-progress)
-  # (1 - exp(-lambda t)) / lambda, which is t where lambda is 0.
-  still = progress == 0
-  summed = times[:, None] * jnp.where(still, 1, learned / jnp.where(still, 1, progress))
+  learned = -jnp.expm1(-times[:, None] * rates[None, :])  # [T, n]
+  summed = learned / jnp.where(rates == 0, 1, rates)[None, :]
   at_times = lambda grown: grown.reshape(grown.shape + (1,) * (modes.ndim - 1)) * modes[None]
   moved = lambda maps, grown: jnp.einsum('mn,tn...->tm...', maps, at_times(grown),
                                          precision='highest')
@@ -193,14 +198,13 @@ def _flow(model: _Model, times: Array, tolerance: float) -> tuple[Array, Array]:
                 atol=tolerance)
 
 
-@functools.partial(jax.jit, static_argnames='steps')
-def _steps(model: _Model, learning_rate: Array, steps: int) -> tuple[Array, Array]:
+@jax.jit
+def _steps(model: _Model, rates: Array) -> tuple[Array, Array]:
 
-  def step(f, _):
-    after = jax.tree.map(lambda now, speed: now + learning_rate * speed, f, model.speed(f[0]))
-    return after, f
+  def step(f, rate):
+    return jax.tree.map(lambda now, speed: now + rate * speed, f, model.speed(f[0])), f
 
-  last, before = jax.lax.scan(step, model.initial, length=steps)
+  last, before = jax.lax.scan(step, model.initial, rates)
   return jax.tree.map(lambda f, end: jnp.concatenate([f, end[None]]), before, last)
 
 
@@ -272,6 +276,19 @@ def _targets(targets: Array, loss: str | Loss, initial: Array | None,
   return targets if whole and callable(loss) else targets.astype(dtype), shape
 
 
+def _rates(learning_rate: float | Array, steps: int) -> np.ndarray:
+  """One for each step."""
+  if np.ndim(learning_rate) == 0:
+    return np.full(steps, checks.positive('learning_rate', learning_rate))
+  rates = np.asarray(learning_rate)
+  if rates.shape != (steps,) or rates.dtype.kind not in 'fiu' or (
+      not np.all(np.isfinite(rates) & (rates >= 0))):
+    raise TheoryError(f'learning_rate={learning_rate} (of shape {rates.shape}) must be a number '
+                      f'above 0, or {steps} finite numbers of at least 0, one for each of '
+                      f'steps={steps}. Type learning_rate=0.1.')
+  return rates.astype(np.float64)
+
+
 def _tolerance(tolerance: float | None, dtype: jnp.dtype) -> float:
   least = 10 * float(jnp.finfo(dtype).eps)
   chosen = (1e-5 if dtype == jnp.float32 else 1e-9) if tolerance is None else tolerance
@@ -283,17 +300,25 @@ def _tolerance(tolerance: float | None, dtype: jnp.dtype) -> float:
 
 
 def _check_symmetric(kernel: Array) -> None:
-  matrix = np.asarray(kernel)
-  gap, size = np.abs(matrix - matrix.T).max(), np.abs(matrix).max()
-  if not gap <= math.sqrt(np.finfo(matrix.dtype).eps) * size:
+  gap, size, symmetric = _symmetry(kernel)
+  if not symmetric:
     raise TheoryError(
         f'the kernel is not symmetric (K - K^T has entries of {gap:.3g}, K of {size:.3g}), so that '
         f'its modes are not orthogonal. The lazy limit of every rule is symmetric; of one that was '
         f'measured, call bioprop.measure.kernel_regression(kernel, cross, targets, time=t).')
 
 
+def _symmetry(kernel: Array) -> tuple[float, float, bool]:
+  """The largest entries of K - K^T and of K, and whether the one is rounding beside the other."""
+  matrix = np.asarray(kernel)
+  gap, size = np.abs(matrix - matrix.T).max(), np.abs(matrix).max()
+  return gap, size, bool(gap <= math.sqrt(np.finfo(matrix.dtype).eps) * size)
+
+
 def _check_rate(kernel: Array, learning_rate: float) -> None:
-  rates = np.linalg.eigvals(np.asarray(kernel, np.float64))
+  matrix = np.asarray(kernel, np.float64)
+  # Those of a symmetric matrix take a small part of the time: of 2000 samples it is most of all.
+  rates = (np.linalg.eigvalsh if _symmetry(kernel)[2] else np.linalg.eigvals)(matrix)
   learned = rates[rates.real > 1e-6 * np.abs(rates).max()]
   largest = np.min(2 * learned.real / np.abs(learned)**2, initial=np.inf)
   if learning_rate > largest * (1 + 1e-6):

@@ -207,8 +207,48 @@ def test_errors_of_flow(options, words):
     predict(**{**GOOD, 'times': [1.0], **options})
 
 
+@pytest.mark.usefixtures('x64')
+def test_a_learning_rate_for_each_step():
+  """Steps at several rates follow each other; the largest is what may diverge."""
+  rates = np.array([0.3, 0.0, 0.1]) / LAMBDA
+  got = predict_steps(KERNEL, TARGETS, rates, 3, cross=CROSS, **STARTS)
+  train, test = INITIAL, INITIAL_TEST
+  for at, rate in enumerate(rates):
+    np.testing.assert_allclose(got.train[at], train, rtol=1e-12, atol=1e-12)
+    error = train - TARGETS
+    train, test = train - rate * KERNEL @ error, test - rate * CROSS @ error
+  np.testing.assert_allclose(got.train[-1], train, rtol=1e-12)
+  np.testing.assert_allclose(got.test[-1], test, rtol=1e-12)
+  with pytest.raises(TheoryError, match=f'none does is {2 / LAMBDA:.6g}'):
+    predict_steps(KERNEL, TARGETS, np.array([0.1, 2.1, 0.1]) / LAMBDA, 3)
+
+
+@pytest.mark.parametrize('of', [predict, predict_steps])
+def test_a_singular_kernel_in_float32(of):
+  """What rounding leaves of modes that are not there learns nothing, however long one waits."""
+  drawn = np.random.RandomState(2)
+  low, others = drawn.randn(300, 20), drawn.randn(40, 20)
+  kernel, cross, targets = low @ low.T, others @ low.T, drawn.randn(300, 2)
+  values, vectors = np.linalg.eigh(kernel)
+  learned = vectors[:, -20:].T @ targets
+  if of is predict:
+    when, rate = (np.array([1e9]) / values[-1],), 1e9
+    share = -np.expm1(-rate * values[-20:] / values[-1])
+  else:
+    when = (1 / values[-1], 400)
+    share = 1 - (1 - values[-20:] / values[-1])**400
+  got = of(jnp.asarray(kernel, jnp.float32), targets, *when, cross=cross)
+  want = vectors[:, -20:] @ (share[:, None] * learned)
+  np.testing.assert_allclose(got.train[-1], want, atol=1e-3)
+  want = cross @ vectors[:, -20:] @ ((share / values[-20:])[:, None] * learned)
+  np.testing.assert_allclose(got.test[-1], want, atol=1e-3)
+
+
 @pytest.mark.parametrize('options', [{'steps': 0}, {'steps': 1.5}, {'learning_rate': 0.0},
-                                     {'learning_rate': math.nan}, {'learning_rate': 'a'}])
+                                     {'learning_rate': math.nan}, {'learning_rate': 'a'},
+                                     {'learning_rate': np.ones(2)},
+                                     {'learning_rate': ['a', 'b', 'c']},
+                                     {'learning_rate': np.array([0.1, -0.1, 0.1])}])
 def test_errors_of_steps(options):
   """Of their number and size."""
   with pytest.raises(TheoryError, match='(steps|learning_rate)=.* must be'):

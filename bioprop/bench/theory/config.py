@@ -1,5 +1,6 @@
 """What an experiment that sets theory beside networks is made of: the commented default."""
 import ml_collections
+from ml_collections import config_dict
 
 from bioprop.errors import ConfigError
 
@@ -8,7 +9,8 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   """Returns the default configuration, which each file configs/theory_*.py overrides.
 
   Args:
-    experiment: 'dynamics', 'lazy', 'two_layer', 'conservation', 'minimum_norm' or 'recurrent'.
+    experiment: 'dynamics', 'lazy', 'two_layer', 'conservation', 'minimum_norm', 'recurrent' or
+      'infinite'.
   """
   config = ml_collections.ConfigDict()
   config.experiment = experiment
@@ -34,6 +36,16 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   config.rates = (0.04, 0.02, 0.01)  # Learning rates, all for the same time.
   config.starts = (0.1, 0.3)  # Standard deviations of students' weights.
   config.points = 2000  # At random on manifolds of random teachers.
+
+  # Of 'infinite' alone. Each problem: dataset, samples, and perhaps loss, widths and seeds.
+  config.problems = ({'dataset': 'mnist', 'samples': 500},)
+  config.test = 500  # Test samples.
+  config.data_dir = config_dict.placeholder(str)  # As --data_dir of train.py.
+  config.reduce = 4  # Pixels are means over so many squared.
+  config.strides = (2, 2)  # Of the convolutions.
+  # Whether the readout sees means over positions, which takes kernels of all pairs of them.
+  config.pooled = False
+  config.rate = 0.5  # Learning rate in units of the largest at which infinite width does not diverge.
 
   config.gammas = (0.15, 1.0, 6.0)  # Richness whose ends 'two_layer' compares.
   config.widths = (125, 250, 500, 1000)

@@ -5,6 +5,7 @@ from bioprop.bench.theory import dynamics, recurrent
 from bioprop.bench.theory.claim import Claim
 from bioprop.bench.theory.claims import CLAIMS, NEEDS
 from bioprop.bench.theory.flows import conservation, minimum_norm
+from bioprop.bench.theory.infinite import infinite
 from bioprop.bench.theory.lazy import lazy
 from bioprop.bench.theory.two_layer import two_layer
 from bioprop.errors import ConfigError
@@ -51,4 +52,4 @@ def _dynamics(config) -> list[Claim]:
 
 EXPERIMENTS = {'dynamics': _dynamics, 'lazy': lazy, 'two_layer': two_layer,
                'conservation': conservation, 'minimum_norm': minimum_norm,
-               'recurrent': recurrent.run}
+               'recurrent': recurrent.run, 'infinite': infinite}
