@@ -139,11 +139,10 @@ class Network(NamedTuple):
 
   @property
   def by(self) -> AnyRule:
-    """The rule, its feedback as large as the weights that it stands for."""
+    """The rule, its feedback of the order of the weights that it stands for."""
     if self.rule == 'dfa':
-      # B of variance 1 / features reaches a layer's output, whose input is divided by the root of
-      # 9 times as many.
-      return make('dfa', scale=3 * math.sqrt(self.width))
+      # B has the variance scale^2 / features: of the order of 1, as the weights, at any width.
+      return make('dfa', scale=math.sqrt(self.width))
     return wide.rule_of(self.rule, 1.0, self.width, self.rho)
 
 
@@ -164,12 +163,12 @@ def train(network: Network, x: Array, targets: Array, x_test: Array, *, learning
   variables = _start(network, seed, x[:1])
   params = variables['params']
   held = {name: one for name, one in variables.items() if name != 'params'}
-  run = functools.partial(_outputs, network)
-  start, start_test = run(params, held, x), run(params, held, x_test)
+  both = jnp.concatenate([x, x_test])
+  start = _outputs(network, params, both)
   # No loop of JAX: XLA's convolutions are slow in those on CPUs.
   for _ in range(steps):
-    params = _step(network, loss, params, held, x, targets, start, learning_rate)
-  return np.asarray(run(params, held, x_test) - start_test)
+    params = _step(network, loss, params, held, x, targets, start[:len(x)], learning_rate)
+  return np.asarray(_outputs(network, params, both) - start)[len(x):]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -178,8 +177,7 @@ def _start(network, seed, x):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs(network, params, held, x):
-  del held  # Feedback is of gradients alone.
+def _outputs(network, params, x):
   return network.plain.apply({'params': params}, x)
 
 

@@ -69,6 +69,7 @@ def infinite(config) -> list[Claim]:
         found.append(_outcome(config, problem, dict(case), images, kernel))
     for problem, found in zip(own, outcomes):
       claims += [approach(config, problem, found), test_errors(config, problem, found)]
+      logging.info('%s', [(one.name, one.measured, one.predicted) for one in claims[-2:]])
   return claims
 
 
@@ -91,12 +92,12 @@ def _network(config, case, images: Images, width: int) -> Network:
 
 
 def _kernel(config, case, images: Images) -> np.ndarray:
-  """Of training and test samples with the training samples, [n + m, n]."""
+  """Of training samples and then of test samples, [n + m, n + m]."""
   logging.info('%s: kernel of %d samples', dynamics.label(case), len(images.x))
   network = _network(config, case, images, max(config.widths))
-  one = lambda x, x2: np.asarray(kernels_of(
-      network.plain, x, x2, network.by, variances={'*/kernel': 1.0}).entk)
-  return np.concatenate([one(images.x, None), one(images.x_test, images.x)])
+  both = np.concatenate([images.x, images.x_test])
+  return np.asarray(kernels_of(network.plain, both, rule=network.by,
+                               variances={'*/kernel': 1.0}).entk)
 
 
 def _outcome(config, problem, case, images: Images, kernel: np.ndarray) -> Outcome:
