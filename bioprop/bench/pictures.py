@@ -8,6 +8,7 @@ Into FOLDER, or each run's own directory:
     angles.png     by layer: cosine of pseudogradient and gradient, and of W and B, over training
     alignment.png  by layer: alignment with the targets, and share of the eNTK, over training
     spectrum.png   singular values of the eNTK, over training
+    theory.png     the eNTK, its alignment and the loss, beside those of infinite width
 
 Which of them there are depends on the run's probes; train.py draws them too.
 """
@@ -45,7 +46,7 @@ def draw(run: str | os.PathLike, folder: str | os.PathLike) -> list[pathlib.Path
   title = f'{pathlib.Path(run).name}: {config["model"]} on {config["dataset"]}, {config["rule"]}'
   files = []
   for name, picture in (('kernels', _kernels), ('angles', _angles), ('alignment', _alignment),
-                        ('spectrum', _spectrum)):
+                        ('spectrum', _spectrum), ('theory', _theory)):
     figure = picture(by_type)
     if figure is not None:
       figure.suptitle(title)
@@ -140,6 +141,39 @@ def _spectrum(by_type) -> Figure | None:
     axes.plot(np.arange(1, len(values) + 1), values, marker='.', label=f'step {found["step"]}')
   axes.set(xscale='log', yscale='log', xlabel='index', ylabel='singular value of the eNTK')
   axes.legend()
+  return figure
+
+
+def _theory(by_type) -> Figure | None:
+  """Kernels above, with the one that does not change first; lines over training below."""
+  found = by_type.get('theory')
+  if found is None:
+    return None
+  kernels = [('infinite width', found[0]['infinite_kernel'])]
+  kernels += [(f'step {found[at]["step"]}', found[at]['kernel']) for at in _moments(found)]
+  figure = Figure(figsize=(12, 6.4), layout='constrained')
+  above, below = figure.subfigures(2, 1)
+  limit = max(np.abs(kernel).max() for _, kernel in kernels) or 1
+  for axes, (name, kernel) in zip(above.subplots(1, len(kernels), squeeze=False)[0], kernels):
+    axes.imshow(kernel, vmin=-limit, vmax=limit, cmap='RdBu_r', interpolation='nearest')
+    axes.set_title(f'eNTK, {name}', fontsize=8)
+    labels = found[0]['labels']
+    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+      _mark_classes(axes, labels)
+    else:
+      axes.set(xticks=[], yticks=[])
+  panels = [(name, text) for name, text in (
+      ('target_alignment', 'alignment of the eNTK\nwith the targets'),
+      ('loss', 'loss on the probe\'s batch'),
+      ('distance', 'distance of the eNTK\nfrom infinite width\'s')) if name in found[0]]
+  for axes, (name, text) in zip(below.subplots(1, len(panels), squeeze=False)[0], panels):
+    for key, label, style in ((name, 'network', '.-'), (f'infinite_{name}', 'infinite width', '--')):
+      own = [one for one in found if key in one]
+      if own:
+        axes.plot([one['step'] for one in own], [one[key] for one in own], style, color='black',
+                  label=label)
+    axes.set(xlabel='step', ylabel=text)
+    axes.legend(fontsize=7)
   return figure
 
 

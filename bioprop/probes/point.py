@@ -34,12 +34,16 @@ class Point:
   Attributes:
     batch: the samples.
     block: at most so many samples' derivatives are held at once; None: all.
+    lazy: the model's lazy limit on the samples, `bioprop.probes.lazy.Lazy`; None: nobody asked.
+    step: how many steps of training were made; None: unknown.
   """
 
   def __init__(self, jacobians: Jacobians, feedback: Callable[[Any], FeedbackWeights], loss: Loss,
-               batch: Batch, block: int | None, variables: Any):
+               batch: Batch, block: int | None, variables: Any, lazy: Any = None,
+               step: int | None = None):
     self._jacobians, self._feedback, self._loss = jacobians, feedback, loss
     self._variables, self.batch, self.block = variables, batch, block
+    self.lazy, self.step = lazy, step
 
   @property
   def jacobians(self) -> Jacobians:
@@ -55,6 +59,11 @@ class Point:
   def outputs(self) -> Array:
     """The network's outputs, [n, ...]."""
     return evaluate(self._jacobians.output(self._variables), self.batch.x)
+
+  @functools.cached_property
+  def loss(self) -> Array:
+    """The mean loss on the samples."""
+    return jnp.mean(self._loss(self.outputs, self.batch.labels))
 
   @functools.cached_property
   def errors(self) -> Array:

@@ -13,8 +13,9 @@ from bioprop.plug.choice import Where
 from bioprop.plug.linen import wrap
 from bioprop.probes.feedback_weights import FeedbackOf
 from bioprop.probes.jacobian import jacobians
+from bioprop.probes.lazy import Lazy, find_lazy
 from bioprop.probes.point import Batch, Loss, Point
-from bioprop.probes.types import TYPES
+from bioprop.probes.types import PREDICTED, TYPES
 from bioprop.rules import AnyRule
 from bioprop.typing import Array
 
@@ -58,22 +59,26 @@ class Probe:
       output: Where = None,
       rngs: Mapping[str, jax.Array] | None = None,
       like: 'Probe | None' = None,
+      lazy: Lazy | None = None,
       **kwargs: Any,
   ):
-    """Prepares the measurements; computes nothing.
+    """Prepares the measurements; computes nothing but the lazy limit, where a type asks for it.
 
     Args:
       model: an unbound linen module, plain or plugged, or an NNX model.
       rule: what a plain linen model is plugged with, as in `wrap`; None for a model that has its
         rule already: a plugged linen model, and every NNX model (`bioprop.install`, or backprop).
       batch: inputs [n, ...], and labels; a tuple of inputs where the model takes several.
-      types: which of `bioprop.probes.TYPES`; each says in its docstring what it gives.
+      types: which of `bioprop.probes.TYPES`, and of `PREDICTED`; each says in its docstring what
+        it gives.
       loss: maps outputs and labels to the loss of each sample; its gradient is the error.
       block: at most so many samples' derivatives are held at once; None: all.
       output: which of the model's outputs, as in `wrap`.
       rngs: random streams of a linen model, for rules that draw at every call.
       like: a probe of the same model and rule, on samples of the same shape: what it has compiled
         serves this one too.
+      lazy: of type 'theory', what `find_lazy` found of the model on the batch; None: found here,
+        without a prediction of losses.
       **kwargs: the model's keyword arguments. Say train=False where it matters: under batch
         statistics no sample has an output of its own.
 
@@ -81,10 +86,12 @@ class Probe:
       MeasureError: if there is no such type, the batch is no pair of as many inputs and labels, or
         an NNX model is given a rule here.
       UnknownRuleError, RuleOptionError, PatternError: if `rule` cannot be read.
+      TheoryError: of type 'theory', if the model or its rule has no lazy limit.
     """
     for name in types:
-      if name not in TYPES:
-        raise MeasureError(f'there is no probe of type {name!r}. Valid: {", ".join(TYPES)}.')
+      if name not in (*TYPES, *PREDICTED):
+        raise MeasureError(f'there is no probe of type {name!r}. Valid: '
+                           f'{", ".join((*TYPES, *PREDICTED))}.')
     if not isinstance(batch, tuple | list) or len(batch) != 2:
       raise MeasureError('a probe\'s batch is a pair of inputs and labels: '
                          'bioprop.Probe(model, \'fa\', (x, labels)).')
@@ -105,12 +112,16 @@ class Probe:
       self._feedback = FeedbackOf(model, *inputs, rngs=rngs, **kwargs)
     else:
       self._jacobians, self._feedback = like._jacobians, like._feedback
+    self._lazy = lazy
+    if lazy is None and set(types) & set(PREDICTED):
+      self._lazy = find_lazy(model, self._batch, loss, block=block, output=output, **kwargs)
 
-  def measure(self, variables: Any) -> dict[str, np.ndarray]:
+  def measure(self, variables: Any, step: int | None = None) -> dict[str, np.ndarray]:
     """Measures all at a linen model's variables, or at the NNX model.
 
     Args:
       variables: what `init` returned, the parameters as they are now; or the NNX model.
+      step: how many steps of training were made, for predictions of that moment; None: unknown.
 
     Returns:
       What the types give, as NumPy arrays: under '<type>/<name>' if there are several types.
@@ -118,8 +129,9 @@ class Probe:
     Raises:
       MeasureError: if the variables are not the model's, or a sample's output depends on others.
     """
-    point = Point(self._jacobians, self._feedback, self._loss, self._batch, self._block, variables)
-    found = {name: TYPES[name](point) for name in self._types}
+    point = Point(self._jacobians, self._feedback, self._loss, self._batch, self._block, variables,
+                  self._lazy, step)
+    found = {name: {**TYPES, **PREDICTED}[name](point) for name in self._types}
     if len(found) == 1:
       (found,) = found.values()
     else:

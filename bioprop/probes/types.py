@@ -93,8 +93,38 @@ def alignment(point: Point) -> dict[str, Array]:
   return found
 
 
+def theory(point: Point) -> dict[str, Array]:
+  """The network beside its lazy limit: the same network, all of whose hidden widths are infinite.
+
+  The limit's kernel does not change while training. Its loss is given only where all of training is
+  plain gradient descent on this very batch: of minibatches, of a larger training set, or under
+  momentum, the outputs on the batch do not follow from the kernel of the batch. A run of `train.py`
+  finds that out itself; others say it by `lazy=find_lazy(..., descent=Descent(...))`, and by the
+  step that they measure at.
+
+  Returns:
+    kernel, target_alignment, effective_rank: of the network as it is now, as in `entk`.
+    loss: its mean loss on the batch.
+    infinite_kernel, infinite_target_alignment, infinite_effective_rank: of the limit.
+    infinite_error: relative error of the limit's kernel, as `InfiniteKernels.error`.
+    infinite_loss: of the limit after as many steps.
+    distance: |K - K'| / |K'| of the network's kernel K and the limit's K', over all entries.
+  """
+  kernel, limit = sum(_kernels(point).values()), point.lazy.kernels
+  beside = {'kernel': limit.entk, **_described(limit.entk, point),
+            'error': jnp.asarray(limit.error)}
+  losses = point.lazy.losses
+  if losses is not None and point.step is not None and point.step < len(losses):
+    beside['loss'] = jnp.asarray(losses[point.step])
+  return {'kernel': kernel, **_described(kernel, point), 'loss': point.loss,
+          **{f'infinite_{name}': value for name, value in beside.items()},
+          'distance': jnp.linalg.norm(kernel - limit.entk) / jnp.linalg.norm(limit.entk)}
+
+
 TYPES: dict[str, Type] = {
     'entk': entk, 'features': features, 'angles': angles, 'alignment': alignment}
+# What is not measured of every network, as not every one has a limit.
+PREDICTED: dict[str, Type] = {'theory': theory}
 
 
 def _kernels(point: Point) -> dict[str, Array]:

@@ -64,8 +64,9 @@ def predict(
 
   Under 'mse' by the kernel's modes, f(t) = f(0) + (1 - exp(-K t)) (y - f(0)). Modes v whose rate is
   within 10 eps of 0, eps that of the dtype and the largest rate 1, learn nothing at any time, nor
-  do others by them: K v = 0 is K_* v = 0 where both kernels are one network's. Under other losses by Dormand and Prince's method, with
-  steps that keep its own estimate of the error of one step within the tolerance.
+  do others by them: K v = 0 is K_* v = 0 where both kernels are one network's. Under other losses
+  by Dormand and Prince's method, with steps that keep its own estimate of the error of one step
+  within the tolerance.
 
   It looks at values, and cannot be under `jax.jit`.
 

@@ -10,6 +10,11 @@ WORKDIR/probes/<name>/<step>.npz, step being the number of updates made, with
     labels     [n]     of the examples, in the order of all else; ascending where they are classes
     <others>           as the type's function in bioprop/probes/types.py says
 
+type='theory' sets the network beside its limit of infinite width, which is found before the first
+step; it predicts the loss too where each step is plain SGD (no momentum, decay, clipping or
+augmentation) on all training examples and the probe's batch is these: config.batch_size and the
+probe's batch are then the number of training examples.
+
 All scalars go to TensorBoard, those of the whole network into the epoch's line of metrics.jsonl
 too, as '<probe>/<name>': the last ones of the epoch.
 """
@@ -17,15 +22,16 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
-from bioprop.errors import ConfigError, WorkdirError
-from bioprop.probes import TYPES, Probe
+from bioprop.errors import ConfigError, TheoryError, WorkdirError
+from bioprop.probes import PREDICTED, TYPES, Descent, Lazy, Probe, find_lazy
+from bioprop.probes.point import Batch
 from bioprop.training import files
 from bioprop.training import workdir as workdir_lib
 from bioprop.training.state import State
@@ -78,8 +84,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key in ('type', 'every', 'batch'):
       if key not in options:
         raise ConfigError(f'{at} lacks {key!r}: {at} = dict(type=\'entk\', every=500, batch=64).')
-    if options.type not in tuple(TYPES):
-      raise ConfigError(f'{at}.type is {options.type!r}; valid: {", ".join(TYPES)}.')
+    if options.type not in (valid := (*TYPES, *PREDICTED)):
+      raise ConfigError(f'{at}.type is {options.type!r}; valid: {", ".join(valid)}.')
     for key in ('every', 'batch', 'block'):
       value = options.get(key, 1)
       if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -89,27 +95,77 @@ def check(config: ml_collections.ConfigDict) -> None:
                       'over processes. Leave config.distributed out, or the probes.')
 
 
-def make(config: ml_collections.ConfigDict, task: Task, data: Examples) -> tuple[Scheduled, ...]:
-  """Makes the probes of a run; compiles nothing.
+def make(config: ml_collections.ConfigDict, task: Task, data: Examples,
+         start: Callable[[], State], schedule: Callable[[int], Any]) -> tuple[Scheduled, ...]:
+  """Makes the probes of a run; computes nothing but the limits that those of type theory ask for.
 
   Args:
     config: of the run, checked.
     task: of the run.
     data: the training examples.
+    start: gives the state before the first step.
+    schedule: the learning rate by step.
 
   Raises:
     ConfigError: if there are not as many examples.
+    TheoryError: if a probe is of type theory, and the model or its rule has no limit.
   """
   scheduled = []
   for name, options in config.probes.items():
     chosen = balanced(np.asarray(data.labels), options.batch, config.seed, name)
     labels = np.asarray(data.labels)[chosen]
     images = task.normalise(jax.numpy.asarray(np.asarray(data.images)[chosen]))
+    lazy = None
+    if options.type in PREDICTED:
+      _check_state(name, start)
+      descent = None
+      if _is_descent(config, task, len(data.labels), options.batch):
+        descent = _descent(config, task, images, start, schedule)
+      lazy = _lazy(name, task, Batch(images, jax.numpy.asarray(labels)), options.get('block'),
+                   descent)
     scheduled.append(Scheduled(name, options.every, labels, Probe(
         task.model, None, (images, labels), types=(options.type,), loss=task.loss,
         block=options.get('block'), rngs={'feedback': task.key('step')},
-        like=scheduled[0].probe if scheduled else None, train=False)))
+        like=scheduled[0].probe if scheduled else None, lazy=lazy, train=False)))
   return tuple(scheduled)
+
+
+def _is_descent(config, task: Task, examples: int, batch: int) -> bool:
+  """Whether each step is plain gradient descent on just the examples that a probe sees."""
+  plain = config.optimizer == 'sgd' and not config.momentum and not config.weight_decay
+  whole = batch == examples == config.batch_size
+  return (plain and whole and config.clip_norm is None and config.augment == 'none'
+          and not task.masked)
+
+
+def _descent(config, task: Task, images, start, schedule) -> Descent | None:
+  """None where outputs have positions."""
+  outputs = task.model.apply(_variables(start()), images, train=False,
+                             rngs={'feedback': task.key('step')})
+  if outputs.ndim != 2:
+    return None
+  return Descent(outputs, np.asarray([float(schedule(step)) for step in range(config.epochs)]))
+
+
+def _check_state(name: str, start) -> None:
+  """Refuses what training changes beside parameters: it sees all samples of a batch."""
+  kept = sorted(set(jax.eval_shape(start).model_state) - {'feedback'})
+  if kept:
+    raise _no_limit(name, f'training changes {", ".join(kept)} as well, as BatchNorm does, in which '
+                    f'every sample depends on the others of its batch. Use LayerNorm.')
+
+
+def _lazy(name: str, task: Task, batch: Batch, block: int | None, descent: Descent | None) -> Lazy:
+  try:
+    # As it is trained: in evaluation mode, dropout would be nothing.
+    return find_lazy(task.model, batch, task.loss, block=block, descent=descent, train=True)
+  except TheoryError as error:
+    raise _no_limit(name, error) from error
+
+
+def _no_limit(name: str, why: Any) -> TheoryError:
+  return TheoryError(f'config.probes.{name} compares the network with the limit of infinite width, '
+                     f'and it has none: {why} Or leave out config.probes.{name}.')
 
 
 def balanced(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
@@ -159,11 +215,18 @@ def measure(probes: tuple[Scheduled, ...], state: State, at: int | None) -> Iter
   """
   due = [probe for probe in probes if at is None or at % probe.every == 0]
   if due:
-    variables = {'params': state.params, **state.model_state}
-    if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(variables)):
-      variables = jax.tree.map(jax.numpy.asarray, jax.device_get(variables))  # On one device.
+    variables = _variables(state)
   for name, _, labels, probe in due:
-    yield Measured(name, int(state.step), labels, probe.measure(variables))
+    step = int(state.step)
+    yield Measured(name, step, labels, probe.measure(variables, step))
+
+
+def _variables(state: State) -> dict[str, Any]:
+  """The model's variables, on one device."""
+  variables = {'params': state.params, **state.model_state}
+  if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(variables)):
+    return jax.tree.map(jax.numpy.asarray, jax.device_get(variables))
+  return variables
 
 
 def write(workdir: pathlib.Path, measured: Measured) -> None:

@@ -96,7 +96,8 @@ class Trainer:
     self.train_data = place.put_everywhere(step_lib.Examples(*data.train))
     if config.probes:
       jax.eval_shape(self.init)  # What is wrong with the model is said as it is without probes.
-    self.probes = probing.make(config, self.task, step_lib.Examples(*data.train))
+    self.probes = probing.make(config, self.task, step_lib.Examples(*data.train), self.init,
+                               self.schedule)
     self._per_call = min(config.steps_per_call or self.steps, self.steps)
     self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
                         if config.validation else None)

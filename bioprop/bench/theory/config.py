@@ -45,7 +45,7 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   config.strides = (2, 2)  # Of the convolutions.
   # Whether the readout sees means over positions, which takes kernels of all pairs of them.
   config.pooled = False
-  config.rate = 0.5  # Learning rate in units of the largest at which infinite width does not diverge.
+  config.rate = 0.5  # Learning rate in units of that from which on infinite width diverges.
 
   config.gammas = (0.15, 1.0, 6.0)  # Richness whose ends 'two_layer' compares.
   config.widths = (125, 250, 500, 1000)
