@@ -167,7 +167,8 @@ def _theory(by_type) -> Figure | None:
       ('loss', 'loss on the probe\'s batch'),
       ('distance', 'distance of the eNTK\nfrom infinite width\'s')) if name in found[0]]
   for axes, (name, text) in zip(below.subplots(1, len(panels), squeeze=False)[0], panels):
-    for key, label, style in ((name, 'network', '.-'), (f'infinite_{name}', 'infinite width', '--')):
+    for key, label, style in (
+        (name, 'network', '.-'), (f'infinite_{name}', 'infinite width', '--')):
       own = [one for one in found if key in one]
       if own:
         axes.plot([one['step'] for one in own], [one[key] for one in own], style, color='black',

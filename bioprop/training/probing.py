@@ -151,8 +151,8 @@ def _check_state(name: str, start) -> None:
   """Refuses what training changes beside parameters: it sees all samples of a batch."""
   kept = sorted(set(jax.eval_shape(start).model_state) - {'feedback'})
   if kept:
-    raise _no_limit(name, f'training changes {", ".join(kept)} as well, as BatchNorm does, in which '
-                    f'every sample depends on the others of its batch. Use LayerNorm.')
+    raise _no_limit(name, f'training changes {", ".join(kept)} as well, as BatchNorm does, in '
+                    f'which every sample depends on the others of its batch. Use LayerNorm.')
 
 
 def _lazy(name: str, task: Task, batch: Batch, block: int | None, descent: Descent | None) -> Lazy:

@@ -34,6 +34,10 @@ def _found(kind):
     names = [*(f'signals/{path}' for path in weights), 'cosine', 'ratio', *(
         f'{name}/{path}' for name in ('cosine', 'ratio') for path in parameters)]
     return {**{name: number() for name in names}, 'samples': RNG.randn(6)}
+  if kind == 'theory':
+    return {f'{prefix}{name}': make() for prefix in ('', 'infinite_') for name, make in (
+        ('kernel', kernel), ('target_alignment', number), ('loss', number))} | {
+            'distance': number()}
   return {'cosine/Dense_1/kernel': number(), 'direct/Dense_1': number()}
 
 
@@ -64,6 +68,21 @@ def figures(monkeypatch):
 
   monkeypatch.setattr(pictures, 'Figure', Seen)
   return drawn
+
+
+def test_theory_beside_the_network(tmp_path, figures):
+  """Kernels with infinite width's first; lines of both, of what there is."""
+  found = _run(tmp_path / 'run', ('theory',))['theory']
+  (file,) = pictures.draw(tmp_path / 'run', tmp_path)
+  assert file == tmp_path / 'theory.png'
+  above, below = figures['theory.png'].subfigs
+  want = [found[0]['infinite_kernel'], *(found[step]['kernel'] for step in (0, 5, 12))]
+  for axes, kernel in zip(above.axes, want, strict=True):
+    np.testing.assert_array_equal(axes.images[0].get_array(), kernel)
+  for axes, name in zip(below.axes, ('target_alignment', 'loss', 'distance'), strict=True):
+    pairs = [('network', name), ('infinite width', f'infinite_{name}')][:2 - (name == 'distance')]
+    assert _lines(axes) == {label: ([*STEPS], [float(found[step][key]) for step in STEPS])
+                            for label, key in pairs}
 
 
 def _lines(axes):

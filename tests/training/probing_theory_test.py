@@ -19,10 +19,10 @@ SIZE = 40
 def make_config(**values):
   """Forty digits in whole-batch steps by feedback alignment, lazily, with the probe."""
   config = base()
-  config.model_options.update(hidden=(512, 512), activation='relu', parametrization='ntk',
+  config.model_options.update(hidden=(512,), activation='relu', parametrization='ntk',
                               use_bias=False)
   config.rule_options.update(rho=0.5, scale=1.0)
-  config.update(validation=0, epochs=12, learning_rate=3.0, momentum=0.0, examples=SIZE,
+  config.update(validation=0, epochs=12, learning_rate=6.0, momentum=0.0, examples=SIZE,
                 batch_size=SIZE)
   config.update(**values)
   config.probes.own = {'type': 'theory', 'every': 1, 'batch': SIZE}
@@ -44,7 +44,7 @@ def test_the_kernel_is_that_of_infinite(whole):
   images = np.asarray(trainer.train_data.images)
   order = probing.balanced(np.asarray(trainer.train_data.labels), SIZE, config.seed, 'own')
   x = trainer.task.normalise(jnp.asarray(images[order]))
-  model = MLP(classes=10, hidden=(512, 512), activation='relu', parametrization='ntk',
+  model = MLP(classes=10, hidden=(512,), activation='relu', parametrization='ntk',
               use_bias=False)
   want = bioprop.infinite(model, x, rule=bioprop.make('fa', rho=0.5, scale=1.0)).entk
   assert [one['step'] for one in found] == [*range(13)]
@@ -69,15 +69,15 @@ def test_losses_follow_the_prediction(whole):
     want = -np.log(shares[np.arange(SIZE), labels]).mean()
     np.testing.assert_allclose(one['infinite_loss'], want, rtol=1e-3)
     np.testing.assert_allclose(one['loss'], want, rtol=0.1)
-    rate = 3.0 * (1 + np.cos(np.pi * step / 12)) / 2
+    rate = 6.0 * (1 + np.cos(np.pi * step / 12)) / 2
     f = f - rate / SIZE * kernel @ (shares - np.eye(10)[labels])
   assert want < 0.8 * found[0]['loss']  # It learned.
-  for record, one in zip(metrics.read(path), found[1:12], strict=False):
-    # The last measurement of an epoch is that before its only step.
+  for record in metrics.read(path)[:12]:
     assert 'own/infinite_loss' in record and 'own/distance' in record
   assert [file.name for file in pictures.draw(path, path)] == ['theory.png']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('values', [
     {'batch_size': 20}, {'momentum': 0.5}, {'optimizer': 'adam'}, {'weight_decay': 1e-3},
     {'clip_norm': 1.0}, {'examples': 60}], ids=str)

@@ -68,7 +68,7 @@ def infinite(config) -> list[Claim]:
       for problem, found in zip(own, outcomes):
         found.append(_outcome(config, problem, dict(case), images, kernel))
     for problem, found in zip(own, outcomes):
-      claims += [approach(config, problem, found), test_errors(config, problem, found)]
+      claims += [approach(config, problem, found), same_errors(config, problem, found)]
       logging.info('%s', [(one.name, one.measured, one.predicted) for one in claims[-2:]])
   return claims
 
@@ -150,7 +150,7 @@ def approach(config, problem, outcomes: Sequence[Outcome]) -> Claim:
       ('width N', '|f_N - f| / |f| on test samples'), ('log', 'log'))
 
 
-def test_errors(config, problem, outcomes: Sequence[Outcome]) -> Claim:
+def same_errors(config, problem, outcomes: Sequence[Outcome]) -> Claim:
   """Errors of networks, and a line across for infinite width."""
   series, measured = [], []
   for one in outcomes:
