@@ -19,7 +19,7 @@ def get_config():
       {'dataset': 'cifar10', 'samples': 2000, 'seeds': 1})
   config.cases = (
       {'rule': 'bp'}, *({'rule': 'fa', 'rho': rho} for rho in (0.0, 0.5, 1.0)), {'rule': 'dfa'})
-  config.widths, config.seeds = (24, 48, 96), 2
-  config.steps, config.rate = 50, 0.5
+  config.widths, config.seeds = (32, 64, 128), 2
+  config.steps, config.rate = 25, 0.5
   config.close = 0.03
   return config

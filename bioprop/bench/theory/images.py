@@ -100,17 +100,19 @@ class Cnn(nn.Module):
     classes: outputs.
     width: channels of every convolution.
     strides: of each.
+    gamma0: by which outputs are divided; the smaller, the less do features move at a width.
     pooled: whether the readout sees means over positions; or each position with weights of its own.
   """
   classes: int
   width: int
   strides: Sequence[int]
+  gamma0: float
   pooled: bool
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps images [n, h, w, c] to outputs [n, classes]."""
-    how = Parametrization('ntk')
+    how = Parametrization('ntk', self.gamma0)
     for strides in self.strides:
       x = math.sqrt(2) * nn.relu(how.conv(x, self.width, (3, 3), strides, use_bias=False))
     x = jnp.mean(x, (1, 2)) if self.pooled else x.reshape((x.shape[0], -1))
@@ -123,27 +125,29 @@ class Network(NamedTuple):
   Attributes:
     rule: its name.
     rho: of fa.
-    classes, width, strides, pooled: as of `Cnn`.
+    classes, width, strides, gamma0, pooled: as of `Cnn`.
   """
   rule: str
   rho: float
   classes: int
   width: int
   strides: tuple[int, ...]
+  gamma0: float
   pooled: bool
 
   @property
   def plain(self) -> Cnn:
     """Without its rule."""
-    return Cnn(self.classes, self.width, self.strides, self.pooled)
+    return Cnn(self.classes, self.width, self.strides, self.gamma0, self.pooled)
 
   @property
   def by(self) -> AnyRule:
     """The rule, its feedback of the order of the weights that it stands for."""
     if self.rule == 'dfa':
-      # B has the variance scale^2 / features: of the order of 1, as the weights, at any width.
-      return make('dfa', scale=math.sqrt(self.width))
-    return wide.rule_of(self.rule, 1.0, self.width, self.rho)
+      # B has the variance scale^2 / features: of the order of 1, as the weights, at any width; and
+      # it carries the error itself, which others get divided by gamma_0.
+      return make('dfa', scale=math.sqrt(self.width) / self.gamma0)
+    return wide.rule_of(self.rule, self.gamma0, self.width, self.rho)
 
 
 def train(network: Network, x: Array, targets: Array, x_test: Array, *, learning_rate: float,

@@ -88,7 +88,7 @@ def _checked(config, problem: dict) -> dict:
 
 def _network(config, case, images: Images, width: int) -> Network:
   return Network(case['rule'], case.get('rho', 0.0), images.classes, width, tuple(config.strides),
-                 config.pooled)
+                 config.gamma0, config.pooled)
 
 
 def _kernel(config, case, images: Images) -> np.ndarray:
