@@ -15,8 +15,9 @@ from bioprop.theory.activations import (
     ReLU,
     Sin,
 )
-from bioprop.theory.dmft import memory, solve_dmft
+from bioprop.theory.dmft import solve_dmft
 from bioprop.theory.elementwise import as_activation
+from bioprop.theory.footprint import memory
 from bioprop.theory.lazy import LazyKernels, lazy_kernels
 from bioprop.theory.linear import solve_linear
 from bioprop.theory.piecewise import Affine, Piecewise

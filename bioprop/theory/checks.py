@@ -16,7 +16,7 @@ def inputs(x, name: str) -> np.ndarray:
   Raises:
     TheoryError: if it is none.
   """
-  x = _array(x, name)
+  x = array(x, name)
   if x.ndim != 2 or not x.size:
     raise TheoryError(f'{name} has the shape {x.shape}, and must be [samples, features], with at '
                       f'least one of each. Of images give {name}.reshape(len({name}), -1).')
@@ -28,22 +28,38 @@ def inputs(x, name: str) -> np.ndarray:
   return x
 
 
-def targets(y, count: int) -> np.ndarray:
-  """y as a NumPy array [n] of float64: one output's targets.
+def targets(y, count: int, outputs: bool = False) -> np.ndarray:
+  """y as a NumPy array of float64: one output's targets [n], or with `outputs` also [n, C].
 
   Raises:
     TheoryError: if it is none.
   """
-  y = _array(y, 'targets')
-  if y.shape != (count,):
+  y = array(y, 'targets')
+  if y.shape[:1] != (count,) or y.ndim > 1 + outputs or not y.size:
+    several = f', or ({count}, C) of C outputs' if outputs else ''
     raise TheoryError(
-        f'targets have the shape {y.shape}, and there are {count} samples: the mean-field '
-        f'equations are of networks with one output, and need one number for each. Give targets '
-        f'of shape ({count},), for instance +1 and -1 for two classes.')
+        f'targets have the shape {y.shape}, and there are {count} samples: each needs one number '
+        f'for each output. Give targets of shape ({count},) of one output, for instance +1 and -1 '
+        f'for two classes{several}.')
   if y.dtype.kind not in 'biuf' or not np.isfinite(y).all():
     raise TheoryError(f'targets are {y.dtype}, with entries that are infinite, NaN or no numbers '
                       f'at all. Give finite ones, for instance +1 and -1 for two classes.')
   return y.astype(np.float64)
+
+
+def per_layer(name: str, value, count: int) -> tuple[float, ...]:
+  """One number of at least 0, or `count` such, as a tuple of `count`.
+
+  Raises:
+    TheoryError: if it is none.
+  """
+  many = (value,) * count if np.ndim(value) == 0 else value
+  values = tuple(map(number_of, many))
+  if len(values) != count or not all(0 <= one < math.inf for one in values):
+    raise TheoryError(f'{name}={value} is to be a number of at least 0, or a sequence of {count} '
+                      f'such, of {count - 1} hidden layers and the readout, from the first up: it '
+                      f'is a variance or a rate. Type {name}=1.0.')
+  return values
 
 
 def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -132,7 +148,8 @@ def growth(name: str, gamma0: float, learning_rate: float, errors: np.ndarray) -
                     f'{largest[0]:.3g}. Most likely {cure}.')
 
 
-def _array(value, name: str) -> np.ndarray:
+def array(value, name: str) -> np.ndarray:
+  """A value as a NumPy array; raises TheoryError if it cannot be read as one."""
   try:
     return np.asarray(value)
   except (TypeError, ValueError) as error:

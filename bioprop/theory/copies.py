@@ -17,10 +17,11 @@ def normal(key: Key, rows: int, samples: int, dtype: jnp.dtype) -> Array:
 
 
 def rotation(key: Key, samples: int, dtype: jnp.dtype) -> Rotation:
-  """A random rotation of copies: it maps [P, S] to [P, S], independent of what it is given."""
+  """A random rotation of copies: it maps [..., S] to what is independent of it."""
   keys = jax.random.split(key)
   before, after = (jax.random.rademacher(one, (samples,), dtype) for one in keys)
-  return lambda a: after[None] * jax.scipy.fft.dct(before[None] * a, norm='ortho')
+  along = lambda signs, a: signs.reshape(*(1,) * (a.ndim - 1), samples) * a
+  return lambda a: along(after, jax.scipy.fft.dct(along(before, a), norm='ortho'))
 
 
 def directions(key: Key, shape: tuple[int, ...], samples: int, dtype: jnp.dtype) -> Array:

@@ -40,7 +40,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
@@ -148,7 +147,7 @@ def lazy_kernels(
   depth, sent = checks.whole('depth', depth, 1), _sent(rule, rho, scale)
   bias_rate = bias_variance if bias_rate is None else bias_rate
   weights, biases, rates = (
-      _per_layer(name, value, depth + 1) for name, value in (
+      checks.per_layer(name, value, depth + 1) for name, value in (
           ('weight_variance', weight_variance), ('bias_variance', bias_variance),
           ('bias_rate', bias_rate)))
   activation = as_activation(phi)
@@ -255,12 +254,3 @@ def _samples(name: str, x: Array) -> Array:
     raise TheoryError(f'{name} has entries that are infinite or NaN, and so would all its kernels '
                       f'be. Find them: jnp.argwhere(~jnp.isfinite({name})).')
   return x
-
-
-def _per_layer(name: str, value: PerLayer, count: int) -> Numbers:
-  values = tuple(map(checks.number_of, (value,) * count if np.ndim(value) == 0 else value))
-  if len(values) != count or not all(0 <= one < math.inf for one in values):
-    raise TheoryError(f'{name}={value} is to be a number of at least 0, or a sequence of {count} '
-                      f'such, of {count - 1} hidden layers and the readout, from the first up: it '
-                      f'is a variance or a rate. Type {name}=1.0.')
-  return values

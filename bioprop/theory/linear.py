@@ -102,7 +102,8 @@ def solve_linear(
   above = np.concatenate([equal(g_pseudo), np.ones((1, steps, *kx.shape))])
   return Solution(
       rule=rule, gamma0=gamma0, rho=rho, learning_rate=learning_rate, trained=len(y), f=f,
-      delta=y - f, entk=(below * above).sum(0), phi=phi, g=g, g_pseudo=g_pseudo, pseudo=pseudo,
+      delta=y - f, entk=(below * above).sum(0), kernel_times=np.arange(steps),
+      between=None, phi=phi, g=g, g_pseudo=g_pseudo, pseudo=pseudo,
       responses=responses, error={'f': error, 'entk': error}, converged=True)
 
 

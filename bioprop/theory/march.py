@@ -1,30 +1,37 @@
 r"""Dynamical mean-field theory of wide networks that learn features, under any rule.
 
 At infinite width the neurons of a layer are independent, each a copy of one random process
-(Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 5 and table 1). In steps of size eta, with
-g = phi'(h) z the true and g~ the rule's signal,
+(Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 5 and table 1). Of C outputs, weights and
+biases as in bioprop/theory/lazy.py, with g_c = phi'(h) z_c the true and g~_c the rule's signal of
+output c, and e = SUM_c Delta_c g~_c what moves weights, in steps of size eta,
 
-  h^l(t) = u(t) + sum_{s<t} [a^{l-1} g(s) + (c^{l-1} + gamma_0 eta Phi^{l-1} Delta(s)) g~(s)]
-  z^l(t) = r(t) + sum_{s<=t} [b^l + gamma_0 eta 1[s<t] G~^{l+1} Delta(s)] phi(h(s))
+  h^{l+1}(t) = u(t) + sum_{s<t} [s_l^2 (a^l + c^l) + gamma_0 eta (s_l^2 Phi^l + r_l)] e^{l+1}(s)
+  z^l_c(t) = r_c(t) + s_l^2 sum_{s<=t} [b^l_c + gamma_0 eta 1[s<t] E^{l+1}_c] phi(h^l(s))
 
 where all kernels have the arguments (mu t; nu s), sums are also over the samples nu, and
 
-  Phi^l = <phi phi> ,  G^l = <g g> ,  G~^l = <g g~> ,  G~~^l = <g~ g~> ,
-  u^l ~ GP(0, Phi^{l-1}) ,  r^l ~ GP(0, G^{l+1}) ,
-  a^l = <d phi(h^l) / d r^l> ,  b^l = <d g^{l+1} / d u^{l+1}> ,  c^l = <d phi(h^l) / d v^l> :
+  Phi^l = <phi phi> ,  E^l_c = <g_c e> ,  G^l_cc' = <g_c g_c'> ,  G~^l_cc' = <g_c g~_c'> ,
+  G~~^l_cc' = <g~_c g~_c'> ,  u^{l+1} ~ GP(0, s_l^2 Phi^l + beta_l) ,  r^l ~ GP(0, s_l^2 G^{l+1}) ,
+  a^l = <d phi(h^l) / d r^l> ,  b^l_c = <d g_c^{l+1} / d u^{l+1}> ,  c^l = <d phi(h^l) / d v^l> :
 
-  rule    g~
-  bp      phi'(h) z
-  fa      phi'(h) z~,  z~ = rho v + sqrt(1 - rho^2) zeta + sum_{s<=t} d^l phi(h(s)),
-          d^l = rho <d g~^{l+1} / d u^{l+1}>, v and zeta ~ GP(0, G~~^{l+1}), <r v> = G~^{l+1}
-  dfa     phi'(h) z~,  z~ ~ N(0, 1), static
-  gln     phi'(m) z,   and phi(h) becomes phi'(m) h, m ~ N(0, K^x)
-  hebb    Delta phi(h)
+  rule    g~_c
+  bp      phi'(h) z_c
+  fa      phi'(h) z~_c,  z~_c = rho v_c + sqrt(1 - rho^2) zeta_c + s_l^2 sum_{s<=t} d^l_c phi(h(s)),
+          d^l_c = rho <d g~_c^{l+1} / d u^{l+1}>, v and zeta ~ GP(0, s_l^2 G~~^{l+1}),
+          <r v> = s_l^2 G~^{l+1}
+  dfa     phi'(h) z~_c,  z~_c ~ N(0, 1), static
+  gln     phi'(m) z_c,   and phi(h) becomes phi'(m) h, m ~ N(0, K^x)
+  hebb    Delta_c phi(h)
+
+Outputs act on features through e alone. So r and v, of which h knows nothing but what is in e, are
+there r(s) = SUM_c Delta_c(s) r_c(s), and the past that has to be kept is that of phi(h) and e,
+whatever C is: kernels and responses are [P C; T P], and not [P C; T P C].
 
 Derivatives of averages are of steps, not of continuous time: a = gamma_0 A eta and so on in the
 paper's letters; the term s = t is in b and d alone. Gradient descent with the learning rate eta
 gamma_0^2 N on SUM l(f, y), width N, arrives at exactly these sums: the steps are not an
-approximation of the flow, they are the network's own.
+approximation of the flow, they are the network's own. So do its batches, which leave samples out of
+e, and its momentum (bioprop/theory/learned.py).
 
 Method. All averages are over `samples` copies that are marched through time together, and every
 quantity at a time depends on earlier ones alone, or on what the same step has found in the layer
@@ -39,107 +46,27 @@ below (h) or above (z): one pass solves the equations, and there is no fixed poi
                     mean of (J p) p^T: exact for what copies have in common, and noise falls as
                     1 / sqrt(samples) for the rest. That is one tangent a copy and not T P.
                     Where phi has kinks there are none: bioprop/theory/responses.py.
+  Ends              the input's kernel is static and the readout's signal is 1: what their weights
+                    have learned is one sum, and one hidden layer needs no past at all.
 
-Cost O(samples (T P)^2 depth), memory O(samples T P depth + depth (T P)^2); see `memory`.
+Cost O(samples C (T P)^2 depth), memory O(samples T P depth + (n P)^2 depth) where kernels are kept
+at n times; see `memory`.
 """
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bioprop.theory import copies, responses
-from bioprop.theory.activations import Activation
+from bioprop.theory import responses
+from bioprop.theory.ensemble import Ensemble
+from bioprop.theory.learned import counted, over_outputs, past_sum, put, second_moments
+from bioprop.theory.problem import March, Program, Setting
+from bioprop.theory.state import State, Up, begin, tangents
 from bioprop.typing import Array, Key
 
 RULES = ('bp', 'fa', 'dfa', 'hebb', 'gln')
-
-
-class Program(NamedTuple):
-  """What a march is compiled for.
-
-  Attributes:
-    rule: one of `RULES`.
-    phi: the nonlinearity.
-    depth: hidden layers.
-    steps: T, times.
-    samples: S, copies of a neuron; at least T P where there are responses.
-    loss: of one output [] and one target [], or 'mse'.
-    without: response functions that are taken for 0, of 'abcd'.
-  """
-  rule: str
-  phi: Activation
-  depth: int
-  steps: int
-  samples: int
-  loss: str | Callable[[Array, Array], Array]
-  without: str = ''
-
-
-class Setting(NamedTuple):
-  """What a march is run on.
-
-  Attributes:
-    root: [P, P], of which K^x = root root^T.
-    targets: y [P], and 1 [P] where a sample is trained on, 0 elsewhere.
-    gamma0: richness [].
-    rate: eta [].
-    rho: correlation of the feedback with the initial weights [].
-  """
-  root: Array
-  targets: tuple[Array, Array]
-  gamma0: Array
-  rate: Array
-  rho: Array
-
-
-class March(NamedTuple):
-  """What a march found. Kernels are [depth, T, P, T, P].
-
-  Attributes:
-    f: outputs [T, P], less those at the start.
-    delta: [T, P].
-    phi: Phi^1, ..., Phi^depth.
-    g: G^l.
-    g_pseudo: G~^l, rows the true signals.
-    pseudo: G~~^l.
-    responses: by letter, of the layers 1, ..., depth - 1; only those that the rule has.
-  """
-  f: Array
-  delta: Array
-  phi: Array
-  g: Array
-  g_pseudo: Array
-  pseudo: Array
-  responses: dict[str, Array]
-
-
-class _Layer(NamedTuple):
-  """One layer's past [T, P, K, S]: K = 1 + the number of tangents, the field first."""
-  phi: Array
-  g: Array
-  pseudo: Array
-
-
-class _Frozen(NamedTuple):
-  """One layer's random things: rotations of copies, and static fields [P, S] or [1, S]."""
-  u: copies.Rotation
-  r: copies.Rotation
-  zeta: copies.Rotation
-  gates: Array
-  noise: Array
-
-
-class _Past(NamedTuple):
-  """What responses of one layer are estimated from where there are no tangents.
-
-  Attributes:
-    fields: u, r and v [T, P, S], by name.
-    known: what is known of the responses to them, by letter.
-  """
-  fields: dict[str, Array]
-  known: dict[str, responses.Estimate]
+LOSSES = {'cross_entropy': lambda f, y: -jnp.sum(y * jax.nn.log_softmax(f))}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -154,196 +81,218 @@ class _March:
 
   def __init__(self, program: Program, setting: Setting, key: Key):
     self.program, self.setting = program, setting
-    self.sources = responses.sources(program.rule, program.depth)
-    self.letters = responses.letters(program.rule, program.depth)
-    self.tangents = responses.tangents(program.rule, program.depth, program.phi)
+    self.random = Ensemble(program, setting, key)
+    self.tangents = tangents(program)
     self.size, self.dtype = len(setting.root), setting.root.dtype
+    self.shape = self.size, program.outputs or 1, program.samples
+    self.kernel = setting.root @ setting.root.T
     self.scale = setting.gamma0 * setting.rate
-    keys = jax.random.split(key, program.depth + 3)
-    self.layers = [self._frozen(k) for k in keys[3:]]
-    self.first = setting.root @ self._normal(keys[0], self.size)
-    self.readout = self._normal(keys[1], 1)
-    self.probes = copies.directions(keys[2], (program.steps, self.size), program.samples,
-                                    self.dtype)
-
-  def _frozen(self, key):
-    rotations, gates, noise = jax.random.split(key, 3)
-    u, r, zeta = (copies.rotation(one, self.program.samples, self.dtype)
-                  for one in jax.random.split(rotations, 3))
-    slopes = self.program.phi.derivative(self.setting.root @ self._normal(gates, self.size))
-    return _Frozen(u, r, zeta, slopes, self._normal(noise, 1))
-
-  def _normal(self, key, rows):
-    return copies.normal(key, rows, self.program.samples, self.dtype)
+    # Times that are not kept are written outside of what is kept, which drops them.
+    slots = np.full(program.steps, len(program.kept))
+    slots[list(program.kept)] = np.arange(len(program.kept))
+    self.slots = jnp.asarray(slots)
 
   def run(self) -> March:
     """Marches, and gathers what was found."""
-    program, kinds = self.program, 1 + len(self.tangents)
-    empty = jnp.zeros((program.steps, self.size, kinds, program.samples), self.dtype)
-    start = [_Layer(empty, empty, empty)] * program.depth
-    pasts = [self._nothing()] * program.depth
-    initial = jnp.zeros((program.steps, self.size), self.dtype)
-    (layers, _, delta, _), (f, rows) = jax.lax.scan(
-        self._step, (start, pasts, initial, empty[0, :, 0]), jnp.arange(program.steps))
-    fields = [_Layer(*(a[:, :, 0] for a in layer)) for layer in layers]
-    stack = lambda pick, other: jnp.stack([self._mean(pick(one), other(one)) for one in fields])
-    phi, g, pseudo = (lambda one: one.phi), (lambda one: one.g), (lambda one: one.pseudo)
-    return March(f, delta, stack(phi, phi), stack(g, g), stack(g, pseudo), stack(pseudo, pseudo),
-                 {letter: jnp.moveaxis(row, 0, 1) for letter, row in rows.items()})
+    program = self.program
+    state, (f, delta, entk) = jax.lax.scan(
+        self._step, begin(program, self.size, self.dtype), jnp.arange(program.steps))
+    kept = [layer.kept for layer in state.layers]
+    signals = lambda left, right: jnp.stack([over_outputs(one[left], one[right]) for one in kept])
+    rows = {letter: jnp.stack(row) for letter, row in state.rows.items()}
+    if program.outputs is None:
+      f, delta = f[..., 0], delta[..., 0]
+      # That to r is Delta times that to what moves weights.
+      moved = (self.setting.counts * delta)[jnp.asarray(program.kept)]
+      rows = {letter: row[:, :, :, 0] if letter in 'bd' else row * moved[None, None, None]
+              for letter, row in rows.items()}
+    return March(f, delta, entk, state.between,
+                 jnp.stack([second_moments(one[0], one[0]) for one in kept]),
+                 signals(1, 1), signals(1, 2), signals(2, 2), rows)
 
-  def _step(self, carry, t):
+  def _step(self, state: State, t: Array):
     """All layers at time t: h from the input up, then z from the readout down."""
-    layers, pasts, delta, initial = carry
-    layers, above, self.pasts = list(layers), None, list(pasts)
-    ups, rows = [], {letter: [] for letter in self.letters}
+    state = state._replace(layers=list(state.layers),
+                           rows={letter: list(row) for letter, row in state.rows.items()})
+    ups = []
     for number in range(self.program.depth):
-      below = (layers[number - 1], ups[-1][0]) if number else None
-      phi, first, second = self._up(number, below, layers[number], delta, t, rows)
-      layers[number] = layers[number]._replace(phi=layers[number].phi.at[t].set(phi))
-      ups.append((phi, first, second))
+      ups.append(self._up(state, number, ups, t))
+      layer = state.layers[number]
+      state.layers[number] = layer._replace(phi=put(layer.phi, t, ups[number].phi))
+    above, signals, slot = None, [], self.slots[t]
     for number in reversed(range(self.program.depth)):
-      layer = layers[number]
-      beyond = layers[number + 1] if above is not None else None
-      z = self._down(number, layer, beyond, above, delta, t, rows)
-      phi, first, second = ups[number]
+      z, r = self._down(state, number, ups[number].phi, above, t)
       if above is None:
-        product = z[:, 0] * phi[:, 0]
-        initial = jnp.where(t == 0, product, initial)
+        product = z[0] * ups[number].phi[0][:, None]
+        initial = jnp.where(t == 0, product, state.initial)
         # Copy by copy: a small gamma_0 divides small differences.
         f = jnp.mean(product - initial, -1) / self.setting.gamma0
-        delta = delta.at[t].set(self._errors(f))
-      g = self._signal(z, first, second)
-      pseudo = self._pseudo(number, g, ups[number], layer, above, delta[t], t, rows)
-      layers[number] = layer._replace(g=layer.g.at[t].set(g), pseudo=layer.pseudo.at[t].set(pseudo))
+        f = f + (self.setting.rate * self.setting.bias_rates[-1] * state.offset.value)[None]
+        errors = self._errors(f)
+        moving = errors * self.setting.counts[t][:, None]
+      g = _signal(z, ups[number])
+      pseudo, v = self._pseudo(state, number, g, ups[number], above, errors, t)
+      e = self._moving(number, ups[number], pseudo, errors, moving, t)
+      layer = state.layers[number]
+      fields = {one: layer.fields[one].at[t].set(jnp.sum(
+          moving[..., None] * {'r': r, 'v': v}[one], 1)) for one in layer.fields if one != 'u'}
+      kept = (ups[number].phi[0], g[0], pseudo[0])
+      state.layers[number] = layer._replace(
+          e=put(layer.e, t, e), fields={**layer.fields, **fields},
+          kept=tuple(past.at[slot].set(one, mode='drop') for past, one in zip(layer.kept, kept)))
       above = g, pseudo
-    # What comes from above was found from the last layer down.
-    stacked = {letter: jnp.stack(row[::-1] if letter in 'bd' else row)
-               for letter, row in rows.items()}
-    return (layers, self.pasts, delta, initial), (f, stacked)
+      signals.append((g[0], pseudo[0]))
+    entk, between = self._kernels([up.phi[0] for up in ups], signals[::-1], state.between, slot)
+    momentum = self.setting.momentum
+    readout = jnp.einsum('nc,kns->kcs', moving, ups[-1].phi)
+    return state._replace(
+        first=state.first.moved(e, momentum), readout=state.readout.moved(readout, momentum),
+        offset=state.offset.moved(jnp.sum(moving, 0), momentum), initial=initial,
+        between=between), (f, errors, entk)
 
-  def _up(self, number, below, layer, delta, t, rows):
-    """phi(h), phi'(h) and phi''(h) dh of one layer at time t; phi with its tangents."""
-    earlier = jnp.arange(self.program.steps) < t
-    if below is None:
-      u = self.first
-      kernel = jnp.broadcast_to((self.setting.root @ self.setting.root.T)[:, None],
-                                (self.size, self.program.steps, self.size))
-      a = c = None
+  def _up(self, state, number, ups, t) -> Up:
+    """The activity of one layer at time t."""
+    random, setting = self.random.layers[number], self.setting
+    weight, rate = setting.weights, setting.bias_rates
+    if not number:
+      u = self.random.first
+      learned = self.scale * jnp.einsum(
+          'mn,kns->kms', weight[0] * self.kernel + rate[0], state.first.value)
     else:
-      past, phi = below
-      u = self.layers[number].u(phi[:, 0])
-      kernel = self._mean(phi[:, 0], past.phi[:, :, 0])
-      a = self._response('a', 'r', number - 1, phi, earlier, rows)
-      c = self._response('c', 'v', number - 1, phi, earlier, rows, self.setting.rho)
-    weights = self.scale * kernel * self._trained(delta, earlier)[None]
-    weights = weights if c is None else weights + c
-    h = self._base(number, u, 'u', t) + self._sum(weights, layer.pseudo)
-    return self._activated(number, h if a is None else h + self._sum(a, layer.g))
+      phi, below = ups[-1].phi, state.layers[number - 1]
+      u = jnp.sqrt(weight[number]) * random.u(phi[0])
+      counts = self.scale * counted(self.program.steps, t, setting.momentum)
+      weights = counts[None, :, None] * (
+          weight[number] * second_moments(phi[0], below.phi[0]) + rate[number])
+      earlier = jnp.arange(self.program.steps) < t
+      for letter, share in (('a', 1.0), ('c', setting.rho)):
+        row = self._response(state, letter, number - 1, number - 1, phi, earlier, t, share)
+        weights = weights if row is None else weights + weight[number] * row
+      learned = past_sum(weights, state.layers[number].e)
+    u = u + random.bias
+    layer = state.layers[number]
+    if 'u' in layer.fields:
+      state.layers[number] = layer._replace(
+          fields={**layer.fields, 'u': layer.fields['u'].at[t].set(u)})
+    h = learned.at[0].add(u)
+    if 'u' in self.tangents[number]:
+      h = h.at[1 + self.tangents[number].index('u')].add(self.random.probes[t])
+    return self._activated(number, h)
 
-  def _down(self, number, layer, beyond, above, delta, t, rows):
-    """z of one layer at time t, with its tangents; its phi is already written."""
-    steps = jnp.arange(self.program.steps)
+  def _down(self, state, number, phi, above, t) -> tuple[Array, Array]:
+    """z [K, P, C, S] of one layer at time t, and r; its phi is already written."""
+    weight, layer = self.setting.weights[number + 1], state.layers[number]
     if above is None:
-      r = jnp.broadcast_to(self.readout, (self.size, self.program.samples))
-      weights = jnp.broadcast_to(self.scale * self._trained(delta, steps < t)[None],
-                                 (self.size, self.program.steps, self.size))
+      r = jnp.broadcast_to(self.random.readout[None], self.shape)
+      learned = jnp.broadcast_to((self.scale * state.readout.value)[:, None],
+                                 (len(phi), *self.shape))
     else:
-      g, _ = above
-      r = self.layers[number].r(g[:, 0])
-      kernel = self._mean(g[:, 0], beyond.pseudo[:, :, 0])
-      weights = self.scale * kernel * self._trained(delta, steps < t)[None]
-      weights = weights + self._response('b', 'u', number + 1, g, steps <= t, rows)
-    return self._base(number, r, 'r', t) + self._sum(weights, layer.phi)
+      g, beyond = above[0], state.layers[number + 1]
+      r = jnp.sqrt(weight) * self.random.layers[number].r(g[0])
+      counts = self.scale * counted(self.program.steps, t, self.setting.momentum)
+      weights = counts[None, None, :, None] * second_moments(g[0], beyond.e[0])
+      b = self._response(state, 'b', number + 1, number, g,
+                         jnp.arange(self.program.steps) <= t, t)
+      learned = past_sum(weights + b, layer.phi)
+    return (weight * learned).at[0].add(r), r
 
-  def _signal(self, z, first, second):
-    """g = phi'(h) z, with its tangents."""
-    return first[:, None] * z + second * z[:, :1]
-
-  def _pseudo(self, number, g, up, layer, above, delta, t, rows):
-    """The rule's signal, with its tangents."""
-    rule, (phi, first, second), rho = self.program.rule, up, self.setting.rho
-    if rule in ('bp', 'gln'):
-      return g
-    if rule == 'hebb':
-      return delta[:, None, None] * phi
-    noise = self.layers[number].noise
-    if rule == 'dfa':
-      return self._signal(self._base(number, noise, '', t), first, second)
-    if above is None:
-      v, zeta = self.readout, noise
-    else:
-      v, zeta = self.layers[number].r(above[1][:, 0]), self.layers[number].zeta(above[1][:, 0])
-    z = self._base(number, rho * v + jnp.sqrt(1 - rho**2) * zeta, 'v', t)
-    if above is not None:
-      known = jnp.arange(self.program.steps) <= t
-      d = self._response('d', 'u', number + 1, above[1], known, rows, rho)
-      z = z + self._sum(d, layer.phi)
-    return self._signal(z, first, second)
-
-  def _activated(self, number, h):
-    """phi(h) with its tangents [P, K, S], phi'(h) [P, S] and phi''(h) dh [P, K, S], no dh of h."""
-    field, moved = h[:, 0], h.at[:, 0].set(0)
+  def _activated(self, number, h) -> Up:
+    """The activity of pre-activations h [K, P, S]."""
+    field, moved = h[0], h[1:]
     if self.program.rule == 'gln':
-      gates = self.layers[number].gates
-      return gates[:, None] * h, gates, jnp.zeros_like(h)
+      gates = self.random.layers[number].gates
+      return Up(gates[None] * h, gates, jnp.zeros_like(moved))
     phi = self.program.phi
     first, second = phi.derivative(field), phi.second(field)
-    values = first[:, None] * moved
-    return values.at[:, 0].set(phi(field)), first, second[:, None] * moved
+    return Up(jnp.concatenate([phi(field)[None], first[None] * moved]), first, second[None] * moved)
 
-  def _response(self, letter, source, number, moved, mask, rows, scale=1.0):
-    """scale <d field(t) / d source(s)> [P, T, P] of a field [P, K, S]; None: there is no such.
+  def _pseudo(self, state, number, g, up, above, errors, t) -> tuple[Array, Array | None]:
+    """The rule's signal [K, P, C, S] of one layer at time t, and v where it is fed back."""
+    rule, rho, random = self.program.rule, self.setting.rho, self.random.layers[number]
+    if rule in ('bp', 'gln'):
+      return g, None
+    if rule == 'hebb':
+      return errors[None, ..., None] * up.phi[:, :, None], None
+    static = lambda field: jnp.zeros_like(g).at[0].set(jnp.broadcast_to(field, self.shape))
+    noise, root = random.noise[None], jnp.sqrt(self.setting.weights[number + 1])
+    if rule == 'dfa':
+      return _signal(static(noise), up), None
+    if above is None:
+      v = rho * self.random.readout[None] + jnp.sqrt(1 - rho**2) * root * noise
+      return _signal(static(v), up), None
+    fed = above[1]
+    v = root * (rho * random.r(fed[0]) + jnp.sqrt(1 - rho**2) * random.zeta(fed[0]))
+    z, known = static(v), jnp.arange(self.program.steps) <= t
+    d = self._response(state, 'd', number + 1, number, fed, known, t, rho)
+    return _signal(z + root**2 * past_sum(d, state.layers[number].phi), up), v
 
-    `source` is one of the layer `number`: u, r, or v as what is fed back, whose share of v is rho.
+  def _moving(self, number, up, pseudo, errors, moving, t) -> Array:
+    """e [K, P, S], with the tangents that begin here."""
+    e = jnp.sum(moving[None, ..., None] * pseudo, 2)
+    for at, source in enumerate(self.tangents[number]):
+      if source != 'u':
+        batch = (self.setting.counts[t] > 0)[:, None]
+        e = e.at[1 + at].add(jnp.where(batch, up.first * self.random.probes[t], 0))
+    return e
+
+  def _response(self, state, letter, number, row_of, moved, mask, t, share=1.0):
+    """share <d field(t) / d source(s)> [..., T, P] of a field [K, ..., S]; None: there is no such.
+
+    The source is one of the layer `number`: u, r, or v as what is fed back, whose share of v is
+    rho; and the response belongs to the layer `row_of`.
     """
-    if source not in self.sources:
+    if letter not in state.rows:
       return None
-    if self.tangents:
-      row = self._mean(moved[:, 1 + self.tangents.index(source)], self.probes)
+    layer, source = state.layers[number], responses.SOURCE[letter]
+    if self.tangents[number]:
+      row = second_moments(moved[1 + self.tangents[number].index(source)], self.random.probes)
     else:
-      past, known = self.pasts[number].fields[source], self.pasts[number].known
-      found = responses.grown(known[letter], moved[:, 0], jnp.where(mask[:, None, None], past, 0))
-      self.pasts[number] = self.pasts[number]._replace(known={**known, letter: found})
-      row = found.row
-    kept = mask if letter not in self.program.without else jnp.zeros_like(mask)
-    row = jnp.where(kept[None, :, None], scale * row, 0)
-    rows[letter].append(row)
+      past = jnp.where(mask[:, None, None], layer.fields[source], 0)
+      found = responses.grown(layer.known[letter], moved[0].reshape(-1, moved.shape[-1]), past)
+      state.layers[number] = layer._replace(known={**layer.known, letter: found})
+      row = found.row.reshape(*moved.shape[1:-1], *found.row.shape[1:])
+    mask = mask if letter not in self.program.without else jnp.zeros_like(mask)
+    row = share * jnp.where(mask.reshape(*(1,) * (row.ndim - 2), -1, 1), row, 0)
+    kept = state.rows[letter][row_of]
+    columns = jnp.take(row, jnp.asarray(self.program.kept), -2)
+    state.rows[letter][row_of] = kept.at[self.slots[t]].set(columns, mode='drop')
     return row
 
-  def _nothing(self) -> _Past:
-    """Of a layer before the first time; there is nothing to keep where copies carry tangents."""
-    if self.tangents:
-      return _Past({}, {})
-    program = self.program
-    fields = jnp.zeros((program.steps, self.size, program.samples), self.dtype)
-    none = responses.nothing(program.steps, self.size, program.samples, self.dtype)
-    return _Past({one: fields for one in self.sources}, {one: none for one in self.letters})
+  def _kernels(self, phis, signals, between, slot):
+    """K at one time [P, P], the mean over outputs, and of all pairs where these are kept."""
+    weight, rate = self.setting.weights, self.setting.bias_rates
+    layers = [weight[at] * phi + rate[at] for at, phi in enumerate(
+        (self.kernel, *(second_moments(phi, phi) for phi in phis)))]
+    entk = layers[-1] + sum(over_outputs(g, pseudo) * layer
+                            for (g, pseudo), layer in zip(signals, layers))
+    if self.shape[1] == 1:
+      return entk, between.at[slot].set(entk[..., None, None], mode='drop')
 
-  def _base(self, number, field, source, t):
-    """A field [P, S] and its own tangents: the probes' at time t along `source`, 0 along others."""
-    field = jnp.broadcast_to(field, (self.size, self.program.samples))
-    fields = self.pasts[number].fields
-    if source in fields:
-      fields = {**fields, source: fields[source].at[t].set(field)}
-      self.pasts[number] = self.pasts[number]._replace(fields=fields)
-    here = lambda one: self.probes[t] if one == source else jnp.zeros_like(field)
-    return jnp.stack([field, *map(here, self.tangents)], 1)
+    def pairs():
+      own = jnp.eye(self.shape[1], dtype=self.dtype)
+      total = layers[-1][..., None, None] * own[None, None]
+      for (g, pseudo), layer in zip(signals, layers):
+        total = total + second_moments(g, pseudo).swapaxes(1, 2) * layer[..., None, None]
+      return total
 
-  def _sum(self, weights, past):
-    """sum_{s, nu} weights(mu; s nu) past(s nu): [P, T, P], [T, P, K, S] -> [P, K, S]."""
-    flat = weights.reshape(self.size, -1) @ past.reshape(-1, past.shape[-2] * past.shape[-1])
-    return flat.reshape(self.size, *past.shape[-2:])
-
-  def _mean(self, left, right):
-    """Second moments over copies, [..., S], [..., S] -> [..., ...]."""
-    return jnp.tensordot(left, right, (-1, -1)) / self.program.samples
+    found = jax.lax.cond(slot < len(between), pairs, lambda: jnp.zeros(between.shape[1:],
+                                                                         self.dtype))
+    return entk, between.at[slot].set(found, mode='drop')
 
   def _errors(self, f):
-    """Delta = - dl / df of the samples that are trained on."""
-    y, trained = self.setting.targets
+    """Delta = - dl / df [P, C] of the samples that are trained on."""
+    y, trained = self.setting.targets, self.setting.trained[:, None]
     if self.program.loss == 'mse':
       return trained * (y - f)
-    return jnp.where(trained > 0, -jax.vmap(jax.grad(self.program.loss))(f, y), 0)
+    loss = LOSSES.get(self.program.loss, self.program.loss)
+    if self.program.outputs is None:
+      slopes = jax.vmap(jax.grad(loss))(f[:, 0], y[:, 0])[:, None]
+    else:
+      slopes = jax.vmap(jax.grad(loss))(f, y)
+    return jnp.where(trained > 0, -slopes, 0)
 
-  def _trained(self, delta, mask):
-    return jnp.where(mask[:, None], delta, 0)
+
+def _signal(z, up) -> Array:
+  """g = phi'(h) z [K, P, C, S], with its tangents."""
+  g = up.first[None, :, None] * z
+  return g.at[1:].add(up.bends[:, :, None] * z[:1])

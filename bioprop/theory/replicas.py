@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import tqdm
 
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
-from bioprop.theory.march import March, Program, Setting, march
-from bioprop.typing import Array, Key
+from bioprop.theory.march import march
+from bioprop.theory.problem import March, Program, Setting
+from bioprop.typing import Key
 
 _CONFIDENCE = 0.95
 _SPARE = 1.3  # How many times as many copies are taken as the last errors ask for; they are noisy.
@@ -26,13 +26,11 @@ class Average(NamedTuple):
 
   Attributes:
     march: as NumPy arrays.
-    entk: K [T, P, P].
     error: relative error of 'f', 'phi' and 'entk', which the true one is below for 95 of 100 keys.
     samples: copies of a neuron in each replica.
     replicas: how many there are.
   """
   march: March
-  entk: np.ndarray
   error: dict[str, float]
   samples: int
   replicas: int
@@ -85,22 +83,22 @@ def average(program: Program, setting: Setting, key: Key, replicas: int) -> Aver
     TheoryError: if training diverges in all replicas, or a kernel leaves the range of its dtype.
     ConvergenceError: if it diverges in some: the averages are too noisy to follow.
   """
-  kx, mean, squares, diverged = setting.root @ setting.root.T, None, None, []
+  mean, squares, diverged = None, None, []
   bar = tqdm.tqdm(jax.random.split(key, replicas), unit='replica', delay=2, leave=False,
                   desc=f'mean-field theory, {program.samples} copies', disable=None)
   for number, own in enumerate(bar):
     found = march(program, setting, own)
     try:
       checks.growth(program.rule, float(setting.gamma0), float(setting.rate),
-                    np.asarray(found.delta))
+                    _errors(found))
     except TheoryError as error:
       diverged.append(error)
       continue
     if diverged:
       continue
-    one = jax.tree.map(np.asarray, (found, _entk(found, kx)))
+    one = jax.tree.map(np.asarray, found)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one)):
-      raise TheoryError(f'kernels of {program.rule} leave the range of {kx.dtype}. Say '
+      raise TheoryError(f'kernels of {program.rule} leave the range of {setting.root.dtype}. Say '
                         f'gamma0={float(setting.gamma0) / 4:g} or '
                         f'learning_rate={float(setting.rate) / 4:g}.')
     if mean is None:
@@ -119,11 +117,9 @@ def average(program: Program, setting: Setting, key: Key, replicas: int) -> Aver
         f'{len(diverged)} of {replicas} replicas of {program.rule} diverge and the others do not, '
         f'so that it is not training: averages over {program.samples} copies are too noisy to '
         f'follow it. Say samples={4 * program.samples}, or samples=None for as many as are needed.')
-  (found, entk), (sums, entk_sum) = mean, squares
   relative = _relative(replicas)
-  return Average(found, entk, {
-      'f': relative(sums.f, found.f), 'phi': relative(sums.phi, found.phi),
-      'entk': relative(entk_sum, entk)}, program.samples, replicas)
+  return Average(mean, {name: relative(getattr(squares, name), getattr(mean, name))
+                        for name in ('f', 'phi', 'entk')}, program.samples, replicas)
 
 
 def _relative(replicas: int) -> Callable[[float, np.ndarray], float]:
@@ -138,9 +134,6 @@ def _moved(share, start, way):
   return start + share * way
 
 
-@jax.jit
-def _entk(found: March, kx: Array) -> Array:
-  """K [T, P, P], the sum over layers of G~^{l+1} Phi^l at equal times."""
-  equal = lambda kernel: jnp.diagonal(kernel, axis1=1, axis2=3).transpose(0, 3, 1, 2)
-  phi, pseudo = equal(found.phi), equal(found.g_pseudo)
-  return jnp.sum(pseudo[1:] * phi[:-1], 0) + pseudo[0] * kx[None] + phi[-1]
+def _errors(found: March) -> np.ndarray:
+  """Delta [T, P C]."""
+  return np.asarray(found.delta).reshape(len(found.delta), -1)

@@ -26,6 +26,8 @@ import jax.numpy as jnp
 from bioprop.theory.activations import Activation
 from bioprop.typing import Array
 
+SOURCE = {'a': 'r', 'b': 'u', 'c': 'v', 'd': 'u'}  # What each letter is the response to.
+
 
 def sources(rule: str, depth: int) -> str:
   """The fields to which a rule's equations have responses."""
@@ -34,9 +36,18 @@ def sources(rule: str, depth: int) -> str:
   return {'bp': 'ur', 'gln': 'ur', 'fa': 'uv'}.get(rule, 'u')
 
 
-def tangents(rule: str, depth: int, phi: Activation) -> str:
-  """The fields in which copies carry derivatives: gln's own units have no kinks."""
-  return '' if phi.kinks and rule != 'gln' else sources(rule, depth)
+def carried(rule: str, phi: Activation) -> bool:
+  """Whether copies carry derivatives: gln's own units have no kinks."""
+  return not phi.kinks or rule == 'gln'
+
+
+def of_layer(rule: str, depth: int, layer: int) -> str:
+  """The fields of one layer, 0 to depth - 1, to which there are responses.
+
+  Those to u are of what the layer sends down, and those to r and v of what it sends up.
+  """
+  return ''.join(one for one in sources(rule, depth)
+                 if (layer > 0 if one == 'u' else layer < depth - 1))
 
 
 def letters(rule: str, depth: int) -> str:
@@ -48,16 +59,16 @@ class Estimate(NamedTuple):
   """What is known of a response so far.
 
   Attributes:
-    row: <dF(mu, t) / dx(nu, s)> [P, T, P] at the newest t.
-    field: F at that time [P, S].
+    row: <dF(t) / dx(nu, s)> [Q, T, P] at the newest t, of Q fields F.
+    field: F at that time [Q, S].
   """
   row: Array
   field: Array
 
 
-def nothing(steps: int, size: int, samples: int, dtype: jnp.dtype) -> Estimate:
+def nothing(steps: int, size: int, samples: int, dtype: jnp.dtype, fields: int) -> Estimate:
   """Before the first time."""
-  return Estimate(jnp.zeros((size, steps, size), dtype), jnp.zeros((size, samples), dtype))
+  return Estimate(jnp.zeros((fields, steps, size), dtype), jnp.zeros((fields, samples), dtype))
 
 
 def grown(before: Estimate, field: Array, past: Array) -> Estimate:
@@ -65,7 +76,7 @@ def grown(before: Estimate, field: Array, past: Array) -> Estimate:
 
   Args:
     before: that of the time before.
-    field: F [P, S], of S copies.
+    field: F [Q, S], of S copies.
     past: x [T, P, S], 0 at the times of which F knows nothing.
   """
   samples = field.shape[-1]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bioprop.errors import TheoryError
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +18,8 @@ class Solution:
   r"""Outputs and kernels of an infinitely wide network over training.
 
   T times, n samples: those that were trained on and then those for testing. NumPy arrays. Letters
-  are those of Bordelon & Pehlevan 2023 (arXiv 2210.02157), section 2.
+  are those of Bordelon & Pehlevan 2023 (arXiv 2210.02157), section 2. Kernels of layers, and
+  responses, are at k of the T times, which are all unless fewer were asked for.
 
   Attributes:
     rule: name of the learning rule.
@@ -26,14 +27,22 @@ class Solution:
     rho: correlation of the feedback with the initial weights; 0 but under fa.
     learning_rate: eta; the network's own is eta gamma_0^2 N.
     trained: how many of the samples were trained on.
-    f: outputs [T, n]; f[k] after k steps, less the outputs before the first.
-    delta: Delta = - dl / df [T, n], 0 of samples for testing.
-    entk: K [T, n, n], the effective eNTK: df_mu / dt = SUM_nu K_mu_nu Delta_nu.
-    phi: Phi^1, ..., Phi^L, [L, T, n, T, n]: of activities phi(h).
-    g: G^1, ..., G^L, of the true signals; None where the method does not find it.
+    f: outputs [T, n], or [T, n, C] where targets are [n, C]; f[k] after k steps, less the outputs
+      before the first.
+    delta: Delta = - dl / df, as f, 0 of samples for testing; of all others, in the batch or not.
+    entk: K [T, n, n], the effective eNTK: df_mu / dt = SUM_nu K_mu_nu Delta_nu. Of several outputs
+      the mean of K^cc over c.
+    kernel_times: the k of T times at which kernels are kept.
+    between: K^cc' of all pairs of outputs [k, n, n, C, C]: df_mu_c / dt = SUM_nu_c' K^cc'_mu_nu
+      Delta_nu_c'; None where the method does not find it.
+    phi: Phi^1, ..., Phi^L, [L, k, n, k, n]: of activities phi(h).
+    g: G^1, ..., G^L, of the true signals; None where the method does not find it. Of several
+      outputs this and the next two are means of the same output with itself.
     g_pseudo: G~^l [mu t; nu s] = g_mu(t) . g~_nu(s) / N, with the rule's signals.
     pseudo: G~~^l, of the rule's signals; None where the method does not find it.
-    responses: the response functions of the layers 1, ..., L - 1, [L - 1, T, n, T, n], by letter.
+    responses: the response functions of the layers 1, ..., L - 1, [L - 1, k, n, k, n], by letter.
+      Of outputs [n, C] b and d are [L - 1, k, n, C, k, n], and a and c are responses to
+      SUM_c Delta_c r_c and SUM_c Delta_c v_c.
     error: relative standard error of 'f', 'entk' and 'phi' where samples were drawn; else how far
       the equations are from being solved.
     converged: whether the errors of f and entk are within what was asked for.
@@ -46,6 +55,8 @@ class Solution:
   f: np.ndarray
   delta: np.ndarray
   entk: np.ndarray
+  kernel_times: np.ndarray
+  between: np.ndarray | None
   phi: np.ndarray
   g: np.ndarray | None
   g_pseudo: np.ndarray
@@ -60,16 +71,21 @@ class Solution:
     return self.learning_rate * np.arange(len(self.f))
 
   def at(self, name: str, step: int) -> np.ndarray:
-    """A kernel of each layer at one time, [L, n, n]: at('g_pseudo', 10), at('phi', -1).
+    """A kernel of each layer after so many steps, [L, n, n]: at('g_pseudo', 10), at('phi', -1).
 
     Raises:
-      TheoryError: if there is no such kernel.
+      TheoryError: if there is no such kernel, or none was kept at this time.
     """
     there = [one for one in ('phi', 'g', 'g_pseudo', 'pseudo') if getattr(self, one) is not None]
     if name not in there:
       raise TheoryError(f'this solution has no kernel {name!r} of each layer, but '
                         f'{", ".join(there)}. Say for instance solution.at({there[0]!r}, -1).')
-    return getattr(self, name)[:, step, :, step]
+    found = np.flatnonzero(self.kernel_times == (step % len(self.f) if step < 0 else step))
+    if not len(found):
+      raise TheoryError(f'no kernels were kept after {step} steps, but after '
+                        f'{", ".join(map(str, self.kernel_times))}. Say for instance '
+                        f'solution.at({name!r}, {self.kernel_times[-1]}).')
+    return getattr(self, name)[:, found[0], :, found[0]]
 
   def save(self, path: str | os.PathLike, overwrite: bool = False) -> None:
     """Writes a NumPy archive: the attributes by name, 'responses/a', 'error/f' and so on.
@@ -116,7 +132,7 @@ class Solution:
       raise TheoryError(f'{path} cannot be read as a solution ({error}). Give a file that '
                         f'solution.save(path) wrote.') from error
     needed = {field.name for field in dataclasses.fields(cls)} - {
-        'g', 'pseudo', 'responses', 'error'}
+        'g', 'pseudo', 'between', 'responses', 'error'}
     if int(flat.pop('version', 0)) != _VERSION or not needed <= set(flat):
       raise TheoryError(f'{path} holds no solution of version {_VERSION}, but {sorted(flat)}. Give '
                         f'a file that solution.save(path) of this release wrote.')

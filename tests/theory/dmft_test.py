@@ -11,7 +11,7 @@ import pytest
 from bioprop import theory
 from bioprop.bench import fixed_point, wide
 from bioprop.errors import ConvergenceError, TheoryError
-from bioprop.theory import march, replicas
+from bioprop.theory import ensemble, march, problem, replicas
 
 P, T = 3, 12
 DRAWN = np.random.RandomState(0)
@@ -22,6 +22,13 @@ SETTING = dict(depth=2, learning_rate=0.15, steps=T)
 solve = functools.partial(theory.solve_dmft, X, Y, strict=False, **SETTING)
 FEW = 1000  # Samples of what is to be compiled once.
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+def plain(size, depth, steps):
+  """A setting whose numbers are 1, of one output and no biases."""
+  one, none = jnp.ones(()), jnp.zeros(depth + 1)
+  return problem.Setting(jnp.eye(size), jnp.ones((size, 1)), jnp.ones(size),
+                         jnp.ones((steps, size)), one, one, one, none[0], none + 1, none, none)
 
 
 def apart(one, other):
@@ -135,8 +142,8 @@ def test_relus_have_their_kinks():
 
 def test_noise_is_not_called_the_steps():
   """Where some replicas diverge and others do not, it is the averages."""
-  program = march.Program('bp', theory.as_activation('tanh'), 1, 3, 100, 'mse')
-  setting = march.Setting(jnp.eye(1), (jnp.ones(1), jnp.ones(1)), *[jnp.ones(())] * 3)
+  program = problem.Program('bp', theory.as_activation('tanh'), 1, 3, 100, 'mse')
+  setting = plain(1, 1, 3)
   calls, real = [], replicas.march
 
   def sometimes(*arguments):
@@ -175,9 +182,9 @@ def test_small_gamma0_is_not_rounded_away():
 
 def test_directions_are_orthogonal():
   """Also of so many copies that the angles of the transform leave 32 bits."""
-  program = march.Program('bp', theory.as_activation('tanh'), 2, 3, 40000, 'mse')
-  setting = march.Setting(jnp.eye(2), (jnp.ones(2), jnp.ones(2)), *[jnp.ones(())] * 3)
-  probes = jax.jit(lambda key: march._March(program, setting, key).probes)(jax.random.key(0))
+  program = problem.Program('bp', theory.as_activation('tanh'), 2, 3, 40000, 'mse')
+  setting = plain(2, 2, 3)
+  probes = jax.jit(lambda key: ensemble.Ensemble(program, setting, key).probes)(jax.random.key(0))
   flat = np.asarray(probes, np.float64).reshape(6, -1)
   np.testing.assert_allclose(flat @ flat.T / 40000, np.eye(6), atol=1e-5)
 
@@ -186,9 +193,9 @@ def test_directions_are_orthogonal():
 def test_memory():
   """No less than what XLA holds, and not twice of it."""
   for rule, phi in itertools.product(('bp', 'fa', 'hebb'), ('tanh', 'relu')):
-    program = march.Program(rule, theory.as_activation(phi), 3, 20, 1000, 'mse')
-    setting = march.Setting(jnp.eye(4), (jnp.ones(4), jnp.ones(4)), *[jnp.ones(())] * 3)
-    found = march.march.lower(program, setting, jax.random.key(0)).compile().memory_analysis()
+    program = problem.Program(rule, theory.as_activation(phi), 3, 20, 1000, 'mse')
+    lowered = march.march.lower(program, plain(4, 3, 20), jax.random.key(0))
+    found = lowered.compile().memory_analysis()
     held = found.temp_size_in_bytes + found.output_size_in_bytes
     assert 0.5 < held / theory.memory(20, 4, 3, 1000, rule, phi=phi) <= 1.05, (rule, phi)
 
@@ -278,7 +285,8 @@ def test_refused(changed, words):
 
 @pytest.mark.parametrize('x, y, words', [
     (X[0], Y, r'\[samples, features\]'), (X, Y[:2], 'targets have the shape'),
-    (X, np.stack([Y, Y], 1), 'one output'), (np.int32(X), Y, 'floating'), (X * np.nan, Y, 'NaN'),
+    (X, np.zeros((P, 2, 2)), 'one number for each output'), (X, np.zeros((P, 0)), r'or \(3, C\)'),
+    (np.int32(X), Y, 'floating'), (X * np.nan, Y, 'NaN'),
     (X, Y * np.nan, 'NaN'), ([[1.0], [1.0, 2.0]], Y, 'cannot be read'),
     (np.float16(X), Y, '32 or')])
 def test_data_that_are_none(x, y, words):
@@ -308,7 +316,7 @@ def test_a_solution_is_kept_in_a_file(tmp_path):
   for wrong in ('no.npz', 'missing.npz', 'empty.npz', 'short.npz'):
     with pytest.raises(TheoryError, match='cannot be read'):
       theory.Solution.load(tmp_path / wrong)
-  for values in (dict(a=np.zeros(3)), dict(version=1, rule='fa')):
+  for values in (dict(a=np.zeros(3)), dict(version=2, rule='fa')):
     np.savez(tmp_path / 'other.npz', **values)
     with pytest.raises(TheoryError, match='holds no solution'):
       theory.Solution.load(tmp_path / 'other.npz')

@@ -34,7 +34,7 @@ def test_responses_of_steps_are_densities():
   drawn = np.random.RandomState(0).randn(2, 2, 60000)  # [T, P, S]
   x = np.stack([drawn[0], correlation * drawn[0] + (1 - correlation**2)**0.5 * drawn[1]])
   x = jnp.asarray(x * scales[None, :, None], jnp.float32)
-  known = responses.nothing(2, 2, 60000, jnp.float32)
+  known = responses.nothing(2, 2, 60000, jnp.float32, 2)
   for t in range(2):
     known = responses.grown(known, jnp.float32(x[t] > 0), x.at[t + 1:].set(0))
     want = np.zeros((2, 2, 2))
@@ -47,7 +47,7 @@ def test_what_rests_keeps_its_response():
   """However much more of the same x is seen, and whatever noise was in its estimate."""
   x = jnp.asarray(np.random.RandomState(0).randn(3, 1, 50), jnp.float32)
   field = jnp.abs(x[0])
-  first = responses.grown(responses.nothing(3, 1, 50, jnp.float32), field, x.at[1:].set(0))
+  first = responses.grown(responses.nothing(3, 1, 50, jnp.float32, 1), field, x.at[1:].set(0))
   np.testing.assert_array_equal(responses.grown(first, field, x).row, first.row)
 
 
