@@ -172,7 +172,8 @@ def _by_error(true, update, error):
   squares = jnp.sum(jnp.square(error), 1, keepdims=True)
   share = (error / jnp.where(squares == 0, 1, squares))[..., None, None]  # [n, C, 1, 1]
   outer = dict(update.outer)
-  for path, matrix in update.full.items():
+  for path in update.full.keys() & true.outer.keys():  # Biases have no a.
+    matrix = update.full[path]
     a = true.outer[path][0][:, 0]
     matrix = matrix.reshape(len(a), a.shape[1], -1)
     g = jnp.einsum('nk,nko->no', a, matrix) / jnp.sum(jnp.square(a), 1, keepdims=True)
