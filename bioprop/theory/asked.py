@@ -87,7 +87,7 @@ def check_copies(samples: int, least: int, replicas: int, steps: int, size: int)
     raise TheoryError(
         f'samples={samples} copies are too few for {steps} times of {size} samples: each of the '
         f'{steps * size} entries of a field needs a copy that carries its derivative. Say '
-        f'samples={least} or more, or nothing.')
+        f'samples={least} or more, or nothing; or past=\'summed\', where they are not carried.')
   if samples > MOST:
     raise TheoryError(f'samples={samples} are more than {MOST}. Take more replicas instead: '
                       f'samples={MOST}, replicas={math.ceil(replicas * samples / MOST)}.')

@@ -58,6 +58,7 @@ def solve_dmft(
     batches: Array | None = None,
     x_test: Array | None = None,
     kernels_at: Sequence[int] | None = None,
+    past: str = 'kept',
     samples: int | None = None,
     replicas: int | None = None,
     key: Key | None = None,
@@ -91,6 +92,11 @@ def solve_dmft(
     x_test: inputs [P', D] of samples that are not trained on.
     kernels_at: times, from 0 to T - 1, at which kernels of each layer, of all pairs of outputs, and
       responses are kept; None: all. Those of T P = 40,000 would fill 6 GiB each.
+    past: how the past of weights between hidden layers is known, which with one layer there is none
+      of. 'kept': the copies' fields at all times, and at least T P copies where there are
+      responses, which are found to high accuracy. 'summed': a matrix [S, S] that does not grow with
+      T P, for T P too many, and responses by regression, whose errors are O(P / S): `samples` is to
+      be many times P.
     samples: S, copies of a neuron for each replica; None: as many as the tolerance needs, within
       `max_gib`, and then replicas. A bar tells how long it takes where that is long.
     replicas: independent solutions, at least 2; their mean is returned. None: 8, and 4 where
@@ -125,6 +131,7 @@ def solve_dmft(
       ('bias_rate', bias_variance if bias_rate is None else bias_rate))]
   momentum, times = asked.momentum(momentum), asked.times(kernels_at, steps)
   counts = asked.counts(batches, steps, len(x), int(trained.sum()))
+  checks.choice('past', past, ('kept', 'summed'))
   phi = as_activation(phi)
   if sources(rule, depth) and isinstance(phi, Quadrature):
     check_smooth(phi)  # What it bears in averages is a pole in derivatives.
@@ -132,28 +139,29 @@ def solve_dmft(
     check_steps(phi)
   size = len(x)
   # Each entry of a field that is derived in needs a copy that carries its derivative.
-  entries = steps * size if sources(rule, depth) else 0
+  entries = steps * size if sources(rule, depth) and past == 'kept' else 0
   least = max(entries, size + 1, (outputs or 1) + 1)
   found = samples is None
   samples = max(1000, least) if found else checks.whole('samples', samples, 1)
   replicas = checks.whole('replicas', (8 if found else 4) if replicas is None else replicas, 2)
   asked.check_copies(samples, least, replicas, steps, size)
   needed = lambda copies: memory(steps, size, depth, copies, rule, x.dtype.itemsize, phi,
-                                 outputs or 1, len(times or range(steps))) / 2**30
+                                 outputs or 1, len(times or range(steps)), past) / 2**30
   if needed(samples) > max_gib:
     raise TheoryError(
         f'{steps} times of {size} samples with {samples} copies of {depth} layers need '
         f'{needed(samples):.3g} GiB, and max_gib allows {max_gib:g}. Memory grows as the square of '
         f'times and samples: take fewer of them (steps={max(2, steps // 2)}, '
         f'learning_rate={2 * learning_rate:g}), or fewer copies, samples={least}, or keep kernels '
-        f'at fewer times, kernels_at=[0, -1], or say max_gib={math.ceil(needed(samples))}.')
+        f'at fewer times, kernels_at=[0, -1], or their past as sums, past=\'summed\', or say '
+        f'max_gib={math.ceil(needed(samples))}.')
   each = (needed(2 * samples) - needed(samples)) / samples
   most = min(asked.MOST, samples + math.floor((max_gib - needed(samples)) / each))
   numbers = functools.partial(jnp.asarray, dtype=x.dtype)
   setting = Setting(_root(x), targets, trained, *map(numbers, (
       counts, gamma0, learning_rate, rho, momentum, *network)))
   program = Program(rule, phi, depth, steps, samples, loss, ''.join(sorted(without)), outputs,
-                    times)
+                    times, past)
   key = jax.random.key(0) if key is None else key
   mean = (search(program, setting, key, replicas, most, tolerance) if found else
           average(program, setting, key, replicas))
@@ -162,7 +170,7 @@ def solve_dmft(
   return Solution(
       rule=rule, gamma0=gamma0, rho=rho, learning_rate=learning_rate, trained=int(trained.sum()),
       kernel_times=np.asarray(program.kept), error=mean.error, converged=mean.worst <= tolerance,
-      **mean.march._asdict())
+      **{name: one for name, one in mean.march._asdict().items() if name != 'missed'})
 
 
 def _inaccurate(mean: Average, tolerance: float) -> ConvergenceError:

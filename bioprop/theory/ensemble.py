@@ -4,8 +4,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bioprop.theory import copies, responses
-from bioprop.theory.problem import Program, Setting
+from bioprop.theory import copies
+from bioprop.theory.problem import Program, Setting, tangents
 from bioprop.typing import Array, Key
 
 
@@ -46,10 +46,8 @@ class Ensemble:
     self.layers = [self._frozen(k, beta, outputs) for k, beta in zip(keys[3:], setting.biases)]
     self.first = scale[0] * (setting.root @ self._normal(keys[0], size))
     self.readout = scale[-1] * self._normal(keys[1], outputs)
-    tangents = (responses.sources(program.rule, program.depth) and
-                responses.carried(program.rule, program.phi))
     self.probes = copies.directions(keys[2], (program.steps, size), program.samples,
-                                    dtype) if tangents else None
+                                    dtype) if any(tangents(program)) else None
 
   def _frozen(self, key, variance, outputs):
     rotations, gates, noise, bias = jax.random.split(key, 4)

@@ -58,11 +58,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bioprop.theory import responses
 from bioprop.theory.ensemble import Ensemble
-from bioprop.theory.learned import counted, over_outputs, past_sum, put, second_moments
-from bioprop.theory.problem import March, Program, Setting
-from bioprop.theory.state import State, Up, begin, tangents
+from bioprop.theory.kept import Kept
+from bioprop.theory.learned import over_outputs, second_moments
+from bioprop.theory.problem import March, Program, Setting, tangents
+from bioprop.theory.state import State, Up, begin
+from bioprop.theory.summed import Summed
 from bioprop.typing import Array, Key
 
 RULES = ('bp', 'fa', 'dfa', 'hebb', 'gln')
@@ -91,15 +92,18 @@ class _March:
     slots = np.full(program.steps, len(program.kept))
     slots[list(program.kept)] = np.arange(len(program.kept))
     self.slots = jnp.asarray(slots)
+    self.past = {'kept': Kept, 'summed': Summed}[program.past](
+        program, setting, self.random, self.slots)
 
   def run(self) -> March:
     """Marches, and gathers what was found."""
     program = self.program
+    pasts = [self.past.begin(at) for at in range(program.depth - 1)]
     state, (f, delta, entk) = jax.lax.scan(
-        self._step, begin(program, self.size, self.dtype), jnp.arange(program.steps))
-    kept = [layer.kept for layer in state.layers]
-    signals = lambda left, right: jnp.stack([over_outputs(one[left], one[right]) for one in kept])
-    rows = {letter: jnp.stack(row) for letter, row in state.rows.items()}
+        self._step, begin(program, self.size, self.dtype, pasts), jnp.arange(program.steps))
+    signals = lambda left, right: jnp.stack(
+        [over_outputs(one[left], one[right]) for one in state.seen])
+    rows, missed = self.past.end(state.pasts)
     if program.outputs is None:
       f, delta = f[..., 0], delta[..., 0]
       # That to r is Delta times that to what moves weights.
@@ -107,21 +111,20 @@ class _March:
       rows = {letter: row[:, :, :, 0] if letter in 'bd' else row * moved[None, None, None]
               for letter, row in rows.items()}
     return March(f, delta, entk, state.between,
-                 jnp.stack([second_moments(one[0], one[0]) for one in kept]),
-                 signals(1, 1), signals(1, 2), signals(2, 2), rows)
+                 jnp.stack([second_moments(one[0], one[0]) for one in state.seen]),
+                 signals(1, 1), signals(1, 2), signals(2, 2), rows, missed)
 
   def _step(self, state: State, t: Array):
     """All layers at time t: h from the input up, then z from the readout down."""
-    state = state._replace(layers=list(state.layers),
-                           rows={letter: list(row) for letter, row in state.rows.items()})
-    ups = []
-    for number in range(self.program.depth):
-      ups.append(self._up(state, number, ups, t))
-      layer = state.layers[number]
-      state.layers[number] = layer._replace(phi=put(layer.phi, t, ups[number].phi))
+    pasts, seen = list(state.pasts), list(state.seen)
+    past, depth, ups = self.past, self.program.depth, []
+    for number in range(depth):
+      ups.append(self._up(state, pasts, number, ups, t))
+      if number < depth - 1:
+        pasts[number] = past.saw_phi(pasts[number], ups[number].phi, t)
     above, signals, slot = None, [], self.slots[t]
-    for number in reversed(range(self.program.depth)):
-      z, r = self._down(state, number, ups[number].phi, above, t)
+    for number in reversed(range(depth)):
+      z, r = self._down(state, pasts, number, above, t)
       if above is None:
         product = z[0] * ups[number].phi[0][:, None]
         initial = jnp.where(t == 0, product, state.initial)
@@ -131,70 +134,53 @@ class _March:
         errors = self._errors(f)
         moving = errors * self.setting.counts[t][:, None]
       g = _signal(z, ups[number])
-      pseudo, v = self._pseudo(state, number, g, ups[number], above, errors, t)
-      e = self._moving(number, ups[number], pseudo, errors, moving, t)
-      layer = state.layers[number]
-      fields = {one: layer.fields[one].at[t].set(jnp.sum(
-          moving[..., None] * {'r': r, 'v': v}[one], 1)) for one in layer.fields if one != 'u'}
-      kept = (ups[number].phi[0], g[0], pseudo[0])
-      state.layers[number] = layer._replace(
-          e=put(layer.e, t, e), fields={**layer.fields, **fields},
-          kept=tuple(past.at[slot].set(one, mode='drop') for past, one in zip(layer.kept, kept)))
+      pseudo, v = self._pseudo(pasts, number, g, ups[number], above, errors, t)
+      e = self._moving(number, ups[number], pseudo, moving, t)
+      if number:
+        pasts[number - 1] = past.saw_e(pasts[number - 1], e, t)
+      if number < depth - 1:
+        source, field = ('r', r) if v is None else ('v', v)
+        pasts[number] = past.saw(pasts[number], source, jnp.sum(moving[..., None] * field, 1), t)
       above = g, pseudo
       signals.append((g[0], pseudo[0]))
+      seen[number] = tuple(old.at[slot].set(one, mode='drop') for old, one in zip(
+          seen[number], (ups[number].phi[0], g[0], pseudo[0])))
     entk, between = self._kernels([up.phi[0] for up in ups], signals[::-1], state.between, slot)
     momentum = self.setting.momentum
     readout = jnp.einsum('nc,kns->kcs', moving, ups[-1].phi)
-    return state._replace(
-        first=state.first.moved(e, momentum), readout=state.readout.moved(readout, momentum),
-        offset=state.offset.moved(jnp.sum(moving, 0), momentum), initial=initial,
-        between=between), (f, errors, entk)
+    return State(
+        pasts, state.first.moved(e, momentum), state.readout.moved(readout, momentum),
+        state.offset.moved(jnp.sum(moving, 0), momentum), initial, seen,
+        between), (f, errors, entk)
 
-  def _up(self, state, number, ups, t) -> Up:
+  def _up(self, state, pasts, number, ups, t) -> Up:
     """The activity of one layer at time t."""
     random, setting = self.random.layers[number], self.setting
-    weight, rate = setting.weights, setting.bias_rates
-    if not number:
-      u = self.random.first
-      learned = self.scale * jnp.einsum(
-          'mn,kns->kms', weight[0] * self.kernel + rate[0], state.first.value)
+    if number:
+      phi = ups[-1].phi
+      u = jnp.sqrt(setting.weights[number]) * random.u(phi[0]) + random.bias
+      pasts[number - 1], learned = self.past.up(pasts[number - 1], number - 1, phi, t)
+      pasts[number - 1] = self.past.saw(pasts[number - 1], 'u', u, t)
     else:
-      phi, below = ups[-1].phi, state.layers[number - 1]
-      u = jnp.sqrt(weight[number]) * random.u(phi[0])
-      counts = self.scale * counted(self.program.steps, t, setting.momentum)
-      weights = counts[None, :, None] * (
-          weight[number] * second_moments(phi[0], below.phi[0]) + rate[number])
-      earlier = jnp.arange(self.program.steps) < t
-      for letter, share in (('a', 1.0), ('c', setting.rho)):
-        row = self._response(state, letter, number - 1, number - 1, phi, earlier, t, share)
-        weights = weights if row is None else weights + weight[number] * row
-      learned = past_sum(weights, state.layers[number].e)
-    u = u + random.bias
-    layer = state.layers[number]
-    if 'u' in layer.fields:
-      state.layers[number] = layer._replace(
-          fields={**layer.fields, 'u': layer.fields['u'].at[t].set(u)})
+      u = self.random.first + random.bias
+      kernel = setting.weights[0] * self.kernel + setting.bias_rates[0]
+      learned = self.scale * jnp.einsum('mn,kns->kms', kernel, state.first.value)
     h = learned.at[0].add(u)
     if 'u' in self.tangents[number]:
       h = h.at[1 + self.tangents[number].index('u')].add(self.random.probes[t])
     return self._activated(number, h)
 
-  def _down(self, state, number, phi, above, t) -> tuple[Array, Array]:
-    """z [K, P, C, S] of one layer at time t, and r; its phi is already written."""
-    weight, layer = self.setting.weights[number + 1], state.layers[number]
+  def _down(self, state, pasts, number, above, t) -> tuple[Array, Array]:
+    """z [K, P, C, S] of one layer at time t, and r."""
+    weight = self.setting.weights[number + 1]
     if above is None:
       r = jnp.broadcast_to(self.random.readout[None], self.shape)
-      learned = jnp.broadcast_to((self.scale * state.readout.value)[:, None],
-                                 (len(phi), *self.shape))
+      value = weight * self.scale * state.readout.value
+      learned = jnp.broadcast_to(value[:, None], (len(value), *self.shape))
     else:
-      g, beyond = above[0], state.layers[number + 1]
-      r = jnp.sqrt(weight) * self.random.layers[number].r(g[0])
-      counts = self.scale * counted(self.program.steps, t, self.setting.momentum)
-      weights = counts[None, None, :, None] * second_moments(g[0], beyond.e[0])
-      b = self._response(state, 'b', number + 1, number, g,
-                         jnp.arange(self.program.steps) <= t, t)
-      learned = past_sum(weights + b, layer.phi)
-    return (weight * learned).at[0].add(r), r
+      r = jnp.sqrt(weight) * self.random.layers[number].r(above[0][0])
+      pasts[number], learned = self.past.down(pasts[number], number, above[0], t)
+    return learned.at[0].add(r), r
 
   def _activated(self, number, h) -> Up:
     """The activity of pre-activations h [K, P, S]."""
@@ -206,7 +192,7 @@ class _March:
     first, second = phi.derivative(field), phi.second(field)
     return Up(jnp.concatenate([phi(field)[None], first[None] * moved]), first, second[None] * moved)
 
-  def _pseudo(self, state, number, g, up, above, errors, t) -> tuple[Array, Array | None]:
+  def _pseudo(self, pasts, number, g, up, above, errors, t) -> tuple[Array, Array | None]:
     """The rule's signal [K, P, C, S] of one layer at time t, and v where it is fed back."""
     rule, rho, random = self.program.rule, self.setting.rho, self.random.layers[number]
     if rule in ('bp', 'gln'):
@@ -222,11 +208,10 @@ class _March:
       return _signal(static(v), up), None
     fed = above[1]
     v = root * (rho * random.r(fed[0]) + jnp.sqrt(1 - rho**2) * random.zeta(fed[0]))
-    z, known = static(v), jnp.arange(self.program.steps) <= t
-    d = self._response(state, 'd', number + 1, number, fed, known, t, rho)
-    return _signal(z + root**2 * past_sum(d, state.layers[number].phi), up), v
+    pasts[number], answer = self.past.fed(pasts[number], number, fed, t)
+    return _signal(static(v) + answer, up), v
 
-  def _moving(self, number, up, pseudo, errors, moving, t) -> Array:
+  def _moving(self, number, up, pseudo, moving, t) -> Array:
     """e [K, P, S], with the tangents that begin here."""
     e = jnp.sum(moving[None, ..., None] * pseudo, 2)
     for at, source in enumerate(self.tangents[number]):
@@ -234,29 +219,6 @@ class _March:
         batch = (self.setting.counts[t] > 0)[:, None]
         e = e.at[1 + at].add(jnp.where(batch, up.first * self.random.probes[t], 0))
     return e
-
-  def _response(self, state, letter, number, row_of, moved, mask, t, share=1.0):
-    """share <d field(t) / d source(s)> [..., T, P] of a field [K, ..., S]; None: there is no such.
-
-    The source is one of the layer `number`: u, r, or v as what is fed back, whose share of v is
-    rho; and the response belongs to the layer `row_of`.
-    """
-    if letter not in state.rows:
-      return None
-    layer, source = state.layers[number], responses.SOURCE[letter]
-    if self.tangents[number]:
-      row = second_moments(moved[1 + self.tangents[number].index(source)], self.random.probes)
-    else:
-      past = jnp.where(mask[:, None, None], layer.fields[source], 0)
-      found = responses.grown(layer.known[letter], moved[0].reshape(-1, moved.shape[-1]), past)
-      state.layers[number] = layer._replace(known={**layer.known, letter: found})
-      row = found.row.reshape(*moved.shape[1:-1], *found.row.shape[1:])
-    mask = mask if letter not in self.program.without else jnp.zeros_like(mask)
-    row = share * jnp.where(mask.reshape(*(1,) * (row.ndim - 2), -1, 1), row, 0)
-    kept = state.rows[letter][row_of]
-    columns = jnp.take(row, jnp.asarray(self.program.kept), -2)
-    state.rows[letter][row_of] = kept.at[self.slots[t]].set(columns, mode='drop')
-    return row
 
   def _kernels(self, phis, signals, between, slot):
     """K at one time [P, P], the mean over outputs, and of all pairs where these are kept."""

@@ -2,6 +2,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bioprop.theory import responses
 from bioprop.theory.activations import Activation
 from bioprop.typing import Array
 
@@ -19,6 +20,7 @@ class Program(NamedTuple):
     without: response functions that are taken for 0, of 'abcd'.
     outputs: C; None: one, and `loss` is of one output [] and one target [].
     times: n of the T, at which kernels are kept; None: all.
+    past: 'kept' or 'summed'; see bioprop/theory/kept.py and summed.py.
   """
   rule: str
   phi: Activation
@@ -29,11 +31,20 @@ class Program(NamedTuple):
   without: str = ''
   outputs: int | None = None
   times: tuple[int, ...] | None = None
+  past: str = 'kept'
 
   @property
   def kept(self) -> tuple[int, ...]:
     """The times at which kernels are kept."""
     return tuple(range(self.steps)) if self.times is None else self.times
+
+
+def tangents(program: Program) -> list[str]:
+  """Of each layer, the fields along which its copies carry derivatives."""
+  rule, depth = program.rule, program.depth
+  if program.past == 'summed' or not responses.carried(rule, program.phi):
+    return [''] * depth
+  return [responses.of_layer(rule, depth, number) for number in range(depth)]
 
 
 class Setting(NamedTuple):
@@ -79,7 +90,8 @@ class March(NamedTuple):
     pseudo: G~~^l.
     responses: by letter, of the layers 1, ..., L - 1; only those that the rule has. a and c are
       [L - 1, n, P, n, P], b and d [L - 1, n, P, C, n, P]. Where the program has no outputs all are
-      as a, and a and c responses to r and v themselves.
+      as a, and a and c responses to r and v themselves. None of a past that is summed.
+    missed: the largest share of what there may be answers to that was left out [].
   """
   f: Array
   delta: Array
@@ -90,3 +102,4 @@ class March(NamedTuple):
   g_pseudo: Array
   pseudo: Array
   responses: dict[str, Array]
+  missed: Array

@@ -19,6 +19,7 @@ _CONFIDENCE = 0.95
 _SPARE = 1.3  # How many times as many copies are taken as the last errors ask for; they are noisy.
 _MOST_REPLICAS = 64
 _ROUNDS = 8
+_MISSED = 0.01  # Largest share of a time's variance that a summed past may leave out.
 
 
 class Average(NamedTuple):
@@ -101,6 +102,11 @@ def average(program: Program, setting: Setting, key: Key, replicas: int) -> Aver
       raise TheoryError(f'kernels of {program.rule} leave the range of {setting.root.dtype}. Say '
                         f'gamma0={float(setting.gamma0) / 4:g} or '
                         f'learning_rate={float(setting.rate) / 4:g}.')
+    if one.missed > _MISSED:
+      raise ConvergenceError(
+          f'{float(one.missed):.2g} of the variance that there may be answers to is left out, as '
+          f'{program.samples} copies hold too few directions of the past. Say '
+          f'samples={2 * program.samples}, or fewer steps or samples to learn.')
     if mean is None:
       mean, squares = one, jax.tree.map(lambda a: 0.0, one)
       continue
