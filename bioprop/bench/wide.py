@@ -77,19 +77,32 @@ def train(rule: str, x: Array, y: Array, *, width: int, depth: int, gamma0: floa
     momentum: of `optax.sgd`.
     batches: indices of samples [T - 1, B]; None: all at each step.
   """
-  outputs = y.reshape(len(y), -1)
+  targets = y.reshape(len(y), -1)
   ones = (1.0,) * (depth + 1) if weight_variance is None else tuple(weight_variance)
-  network = _Network(rule, width, depth, gamma0, rho, phi, outputs.shape[1], loss, ones,
+  network = _Network(rule, width, depth, gamma0, rho, phi, targets.shape[1], loss, ones,
                      None if bias_variance is None else tuple(bias_variance))
   variables = network.model.init(jax.random.key(seed), x)
   network.check(variables, x)
   batches = np.tile(np.arange(len(x)), (steps, 1)) if batches is None else np.pad(
       batches, ((0, 1), (0, 0)))  # What is done after the last time is not seen.
-  found = Trained(*map(np.asarray, _trained(
-      network, momentum, variables, x, outputs, learning_rate, jnp.asarray(batches))))
+  f, (entk, phis, signals, correlation) = jax.tree.map(np.asarray, _trained(
+      network, momentum, True, variables, x, targets, learning_rate, jnp.asarray(batches)))
+  by_layer = lambda kernels: kernels.swapaxes(0, 1)
+  found = Trained(f, entk, by_layer(phis), by_layer(signals), correlation)
   if y.ndim == 2:
     return found
   return found._replace(f=found.f[..., 0], entk=found.entk[..., 0, 0])
+
+
+def outputs(rule: str, x: Array, y: Array, *, width: int, depth: int, gamma0: float,
+            learning_rate: float, steps: int, seed: int = 0, rho: float = 0.0,
+            phi: str | Callable[[Array], Array] = 'tanh', loss: str = 'mse') -> np.ndarray:
+  """f [T, P, C] of one network whose kernels, of targets y [P, C], may be too many; as `train`."""
+  network = _Network(rule, width, depth, gamma0, rho, phi, y.shape[1], loss, (1.0,) * (depth + 1),
+                     None)
+  batches = jnp.tile(jnp.arange(len(x))[None], (steps, 1))
+  variables = network.model.init(jax.random.key(seed), x)
+  return np.asarray(_trained(network, 0.0, False, variables, x, y, learning_rate, batches)[0])
 
 
 class _Dense(nn.Module):
@@ -186,9 +199,9 @@ def _jacobians(network, shape, dtype):
   return make_jacobians(network.model, jax.ShapeDtypeStruct(shape, dtype))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _trained(network, momentum, variables, x, y, learning_rate, batches):
-  """The whole training as one program."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _trained(network, momentum, measured, variables, x, y, learning_rate, batches):
+  """The whole training as one program: f, and what `measured` says is measured at all times."""
   model, loss_of = network.model, jax.vmap(_LOSSES[network.loss])
   optimiser = optax.sgd(learning_rate * network.gamma0**2 * network.width,
                         momentum=momentum or None)
@@ -203,11 +216,9 @@ def _trained(network, momentum, variables, x, y, learning_rate, batches):
     params, state = carry
     f = output(params, x) - start
     delta = -jax.grad(lambda f: jnp.sum(loss_of(f, y)))(f)
-    found = network.measured({'params': params, **frozen}, x, delta)
+    found = network.measured({'params': params, **frozen}, x, delta) if measured else ()
     updates, state = optimiser.update(jax.grad(loss)(params, batch), state)
-    return (optax.apply_updates(params, updates), state), (f, *found)
+    return (optax.apply_updates(params, updates), state), (f, found)
 
   initial = variables['params'], optimiser.init(variables['params'])
-  _, (f, entk, phi, signals, correlation) = jax.lax.scan(step, initial, batches)
-  by_layer = lambda kernels: kernels.swapaxes(0, 1)
-  return f, entk, by_layer(phi), by_layer(signals), correlation
+  return jax.lax.scan(step, initial, batches)[1]
