@@ -5,9 +5,9 @@ r"""Ten classes of images at infinite width: what it takes, and networks beside 
 
 The first images of the training set, less the mean image and at norm sqrt(D); one-hot targets,
 cross-entropy, gamma_0 = 1 (hebb .1), the learning rate --rate over the samples; `past='summed'`,
-kernels at the first and the last time. Told: the memory that `theory.memory` says
-beforehand and the process's most so far, time, errors, the mean loss at the end and how far the
-networks' mean outputs are.
+kernels at the first and the last time. Told: the memory that `theory.memory` says beforehand and
+the process's most so far, time, errors, the mean loss at the end and how far the networks' outputs
+and their mean are.
 """
 import functools
 import resource
@@ -42,7 +42,8 @@ def define_flags() -> None:
   flags.DEFINE_string('data_dir', None, 'Where they are.')
   for name, value, least, words in (
       ('samples', 200, 2, 'P.'), ('steps', 200, 2, 'T.'), ('depth', 2, 1, 'Hidden layers.'),
-      ('copies', 2000, 2, 'S.'), ('replicas', 4, 2, 'Of copies.'), ('width', 2000, 1, 'N.'), ('networks', 2, 0, 'Seeds.')):
+      ('copies', 2000, 2, 'S.'), ('replicas', 4, 2, 'Of copies.'), ('width', 2000, 1, 'N.'),
+      ('networks', 2, 0, 'Seeds.')):
     flags.DEFINE_integer(name, value, words, lower_bound=least)
   flags.DEFINE_float('rate', 0.5, 'Learning rate times samples.', lower_bound=1e-9)
   flags.DEFINE_float('rho', 0.0, 'Of fa.', lower_bound=0.0, upper_bound=1.0)

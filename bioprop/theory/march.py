@@ -126,10 +126,10 @@ class _March:
     for number in reversed(range(depth)):
       z, r = self._down(state, pasts, number, above, t)
       if above is None:
-        product = z[0] * ups[number].phi[0][:, None]
-        initial = jnp.where(t == 0, product, state.initial)
-        # Copy by copy: a small gamma_0 divides small differences.
-        f = jnp.mean(product - initial, -1) / self.setting.gamma0
+        # Copy by copy, as a small gamma_0 divides small differences. r knows nothing of u: their
+        # mean is 0, and what it is in the copies, at the start all of f, is noise.
+        f = jnp.mean(z[0] * ups[number].phi[0][:, None] - r * ups[number].still[:, None], -1)
+        f = f / self.setting.gamma0
         f = f + (self.setting.rate * self.setting.bias_rates[-1] * state.offset.value)[None]
         errors = self._errors(f)
         moving = errors * self.setting.counts[t][:, None]
@@ -150,8 +150,7 @@ class _March:
     readout = jnp.einsum('nc,kns->kcs', moving, ups[-1].phi)
     return State(
         pasts, state.first.moved(e, momentum), state.readout.moved(readout, momentum),
-        state.offset.moved(jnp.sum(moving, 0), momentum), initial, seen,
-        between), (f, errors, entk)
+        state.offset.moved(jnp.sum(moving, 0), momentum), seen, between), (f, errors, entk)
 
   def _up(self, state, pasts, number, ups, t) -> Up:
     """The activity of one layer at time t."""
@@ -168,7 +167,7 @@ class _March:
     h = learned.at[0].add(u)
     if 'u' in self.tangents[number]:
       h = h.at[1 + self.tangents[number].index('u')].add(self.random.probes[t])
-    return self._activated(number, h)
+    return self._activated(number, h, u)
 
   def _down(self, state, pasts, number, above, t) -> tuple[Array, Array]:
     """z [K, P, C, S] of one layer at time t, and r."""
@@ -182,15 +181,16 @@ class _March:
       pasts[number], learned = self.past.down(pasts[number], number, above[0], t)
     return learned.at[0].add(r), r
 
-  def _activated(self, number, h) -> Up:
-    """The activity of pre-activations h [K, P, S]."""
+  def _activated(self, number, h, u) -> Up:
+    """The activity of pre-activations h [K, P, S] of a layer, and of u [P, S]."""
     field, moved = h[0], h[1:]
     if self.program.rule == 'gln':
       gates = self.random.layers[number].gates
-      return Up(gates[None] * h, gates, jnp.zeros_like(moved))
+      return Up(gates[None] * h, gates, jnp.zeros_like(moved), gates * u)
     phi = self.program.phi
     first, second = phi.derivative(field), phi.second(field)
-    return Up(jnp.concatenate([phi(field)[None], first[None] * moved]), first, second[None] * moved)
+    return Up(jnp.concatenate([phi(field)[None], first[None] * moved]), first,
+              second[None] * moved, phi(u))
 
   def _pseudo(self, pasts, number, g, up, above, errors, t) -> tuple[Array, Array | None]:
     """The rule's signal [K, P, C, S] of one layer at time t, and v where it is fed back."""

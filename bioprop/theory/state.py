@@ -19,7 +19,6 @@ class State(NamedTuple):
     first: what the input's weights and biases have learned, e summed over steps [K, P, S].
     readout: SUM Delta_c phi(h) [K, C, S].
     offset: SUM Delta_c [C].
-    initial: z_c phi(h) at the start [P, C, S].
     seen: of each layer phi [n, P, S], g and g~ [n, P, C, S] at the times that are kept.
     between: K of pairs of outputs at these times [n, P, P, C, C].
   """
@@ -27,7 +26,6 @@ class State(NamedTuple):
   first: Learned
   readout: Learned
   offset: Learned
-  initial: Array
   seen: list[tuple[Array, Array, Array]]
   between: Array
 
@@ -39,10 +37,12 @@ class Up(NamedTuple):
     phi: phi(h) [K, P, S].
     first: phi'(h) [P, S].
     bends: its tangents [K - 1, P, S].
+    still: phi(u) [P, S].
   """
   phi: Array
   first: Array
   bends: Array
+  still: Array
 
 
 def begin(program: Program, size: int, dtype: jnp.dtype, pasts: list[Past | Sums]) -> State:
@@ -54,5 +54,5 @@ def begin(program: Program, size: int, dtype: jnp.dtype, pasts: list[Past | Sums
   seen = zeros((kept, size, samples)), *[zeros((kept, size, outputs, samples))] * 2
   return State(
       pasts, nothing(kinds[0], size, samples), nothing(kinds[-1], outputs, samples),
-      nothing(outputs), zeros((size, outputs, samples)), [seen] * program.depth,
+      nothing(outputs), [seen] * program.depth,
       zeros((kept, size, size, outputs, outputs)))
