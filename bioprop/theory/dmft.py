@@ -29,10 +29,10 @@ from bioprop.theory import asked, checks
 from bioprop.theory.activations import Activation, Quadrature
 from bioprop.theory.elementwise import as_activation, check_smooth, check_steps
 from bioprop.theory.footprint import memory
-from bioprop.theory.lazy import PerLayer
+from bioprop.theory.lazy import PerLayer, lazy_kernels
 from bioprop.theory.march import RULES
 from bioprop.theory.piecewise import Piecewise
-from bioprop.theory.problem import Program, Setting
+from bioprop.theory.problem import Lazy, Program, Setting
 from bioprop.theory.replicas import Average, average, search
 from bioprop.theory.responses import sources
 from bioprop.theory.solution import Solution
@@ -132,7 +132,7 @@ def solve_dmft(
   momentum, times = asked.momentum(momentum), asked.times(kernels_at, steps)
   counts = asked.counts(batches, steps, len(x), int(trained.sum()))
   checks.choice('past', past, ('kept', 'summed'))
-  phi = as_activation(phi)
+  given, phi = phi, as_activation(phi)
   if sources(rule, depth) and isinstance(phi, Quadrature):
     check_smooth(phi)  # What it bears in averages is a pole in derivatives.
   if isinstance(phi, Piecewise):
@@ -160,6 +160,8 @@ def solve_dmft(
   numbers = functools.partial(jnp.asarray, dtype=x.dtype)
   setting = Setting(_root(x), targets, trained, *map(numbers, (
       counts, gamma0, learning_rate, rho, momentum, *network)))
+  if not isinstance(given, Quadrature):  # Which may be of few terms.
+    setting = setting._replace(lazy=_lazy(x, given, rule, rho, depth, network))
   program = Program(rule, phi, depth, steps, samples, loss, ''.join(sorted(without)), outputs,
                     times, past)
   key = jax.random.key(0) if key is None else key
@@ -188,3 +190,11 @@ def _root(x: Array) -> Array:
   kernel = jnp.matmul(x, x.T, precision='highest') / x.shape[1]
   values, vectors = jnp.linalg.eigh(kernel)
   return vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
+
+
+def _lazy(x, phi, rule, rho, depth, network) -> Lazy:
+  """K at the start."""
+  weights, biases, rates = network
+  layers = lazy_kernels(x, depth, phi, rule, rho=rho, weight_variance=weights,
+                        bias_variance=biases, bias_rate=rates).layers
+  return Lazy(layers[-1] if rule == 'hebb' else sum(layers), layers[-1] + layers[-2])

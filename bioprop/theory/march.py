@@ -62,7 +62,7 @@ from bioprop.theory.ensemble import Ensemble
 from bioprop.theory.kept import Kept
 from bioprop.theory.learned import over_outputs, second_moments
 from bioprop.theory.problem import March, Program, Setting, tangents
-from bioprop.theory.state import State, Up, begin
+from bioprop.theory.state import Start, State, Up, begin
 from bioprop.theory.summed import Summed
 from bioprop.typing import Array, Key
 
@@ -100,7 +100,8 @@ class _March:
     program = self.program
     pasts = [self.past.begin(at) for at in range(program.depth - 1)]
     state, (f, delta, entk) = jax.lax.scan(
-        self._step, begin(program, self.size, self.dtype, pasts), jnp.arange(program.steps))
+        self._step, begin(program, self.size, self.dtype, pasts, self.setting.lazy is not None),
+        jnp.arange(program.steps))
     signals = lambda left, right: jnp.stack(
         [over_outputs(one[left], one[right]) for one in state.seen])
     rows, missed = self.past.end(state.pasts)
@@ -131,6 +132,8 @@ class _March:
         f = jnp.mean(z[0] * ups[number].phi[0][:, None] - r * ups[number].still[:, None], -1)
         f = f / self.setting.gamma0
         f = f + (self.setting.rate * self.setting.bias_rates[-1] * state.offset.value)[None]
+        if state.start is not None:
+          f = f + self.setting.rate * state.start.missing.value
         errors = self._errors(f)
         moving = errors * self.setting.counts[t][:, None]
       g = _signal(z, ups[number])
@@ -145,12 +148,16 @@ class _March:
       signals.append((g[0], pseudo[0]))
       seen[number] = tuple(old.at[slot].set(one, mode='drop') for old, one in zip(
           seen[number], (ups[number].phi[0], g[0], pseudo[0])))
-    entk, between = self._kernels([up.phi[0] for up in ups], signals[::-1], state.between, slot)
+    entk, between, start = self._kernels(
+        t, [up.phi[0] for up in ups], signals[::-1], state.between, state.start)
+    if start is not None:
+      start = self._missing(start, errors, moving)
     momentum = self.setting.momentum
     readout = jnp.einsum('nc,kns->kcs', moving, ups[-1].phi)
     return State(
         pasts, state.first.moved(e, momentum), state.readout.moved(readout, momentum),
-        state.offset.moved(jnp.sum(moving, 0), momentum), seen, between), (f, errors, entk)
+        state.offset.moved(jnp.sum(moving, 0), momentum), start, seen,
+        between), (f, errors, entk)
 
   def _up(self, state, pasts, number, ups, t) -> Up:
     """The activity of one layer at time t."""
@@ -220,26 +227,44 @@ class _March:
         e = e.at[1 + at].add(jnp.where(batch, up.first * self.random.probes[t], 0))
     return e
 
-  def _kernels(self, phis, signals, between, slot):
-    """K at one time [P, P], the mean over outputs, and of all pairs where these are kept."""
+  def _kernels(self, t, phis, signals, between, start):
+    """K at one time [P, P], the mean over outputs; of all pairs where these are kept; the start."""
     weight, rate = self.setting.weights, self.setting.bias_rates
     layers = [weight[at] * phi + rate[at] for at, phi in enumerate(
         (self.kernel, *(second_moments(phi, phi) for phi in phis)))]
     entk = layers[-1] + sum(over_outputs(g, pseudo) * layer
                             for (g, pseudo), layer in zip(signals, layers))
-    if self.shape[1] == 1:
-      return entk, between.at[slot].set(entk[..., None, None], mode='drop')
+    own, slot = jnp.eye(self.shape[1], dtype=self.dtype)[None, None], self.slots[t]
 
     def pairs():
-      own = jnp.eye(self.shape[1], dtype=self.dtype)
-      total = layers[-1][..., None, None] * own[None, None]
+      total = layers[-1][..., None, None] * own
       for (g, pseudo), layer in zip(signals, layers):
         total = total + second_moments(g, pseudo).swapaxes(1, 2) * layer[..., None, None]
       return total
 
-    found = jax.lax.cond(slot < len(between), pairs, lambda: jnp.zeros(between.shape[1:],
-                                                                         self.dtype))
-    return entk, between.at[slot].set(found, mode='drop')
+    asked = slot < len(between) if start is None else (slot < len(between)) | (t == 0)
+    found = jax.lax.cond(asked, pairs, lambda: jnp.zeros(between.shape[1:], self.dtype))
+    if start is not None:
+      hebb = self.program.rule == 'hebb'
+      new = (layers[-1], layers[-1][..., None, None] * own) if hebb else (entk, found)
+      new += jnp.stack(layers[:-3:-1]), (phis[-1][:, None], *signals[-1])
+      start = Start(*jax.tree.map(lambda old, new: jnp.where(t == 0, new, old), start[:4], new),
+                    start.missing)
+      # What is known of the start takes the place of what copies say: the error is in the change.
+      lazy = self.setting.lazy.entk
+      entk, found = (entk + lazy - start.entk,
+                     found + lazy[..., None, None] * own - start.between)
+    return entk, between.at[slot].set(found, mode='drop'), start
+
+  def _missing(self, start, errors, moving):
+    """What one step's outputs lack as copies are not quite as the start is known to be."""
+    phi, g, pseudo = start.signals
+    pseudo = errors[..., None] * phi if self.program.rule == 'hebb' else pseudo
+    e = jnp.sum(moving[..., None] * pseudo, 1)
+    found = start.kernels[0] @ moving + jnp.sum(
+        second_moments(g, e) * start.kernels[1][:, None], -1)
+    return start._replace(missing=start.missing.moved(
+        self.setting.lazy.top @ moving - found, self.setting.momentum))
 
   def _errors(self, f):
     """Delta = - dl / df [P, C] of the samples that are trained on."""

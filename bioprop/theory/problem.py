@@ -47,6 +47,17 @@ def tangents(program: Program) -> list[str]:
   return [responses.of_layer(rule, depth, number) for number in range(depth)]
 
 
+class Lazy(NamedTuple):
+  """What is known of the start, of which copies have estimates; each [P, P].
+
+  Attributes:
+    entk: K; under hebb, whose signals change with Delta, the readout's part alone.
+    top: what the readout and the layer below add to it.
+  """
+  entk: Array
+  top: Array
+
+
 class Setting(NamedTuple):
   """What a march is run on.
 
@@ -62,6 +73,7 @@ class Setting(NamedTuple):
     weights: s_l^2 [L + 1].
     biases: beta_l [L + 1].
     bias_rates: r_l [L + 1].
+    lazy: K at the start; None: not known.
   """
   root: Array
   targets: Array
@@ -74,6 +86,7 @@ class Setting(NamedTuple):
   weights: Array
   biases: Array
   bias_rates: Array
+  lazy: Lazy | None = None
 
 
 class March(NamedTuple):

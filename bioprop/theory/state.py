@@ -19,6 +19,7 @@ class State(NamedTuple):
     first: what the input's weights and biases have learned, e summed over steps [K, P, S].
     readout: SUM Delta_c phi(h) [K, C, S].
     offset: SUM Delta_c [C].
+    start: estimates at the start; None where these are not known either.
     seen: of each layer phi [n, P, S], g and g~ [n, P, C, S] at the times that are kept.
     between: K of pairs of outputs at these times [n, P, P, C, C].
   """
@@ -26,8 +27,26 @@ class State(NamedTuple):
   first: Learned
   readout: Learned
   offset: Learned
+  start: 'Start | None'
   seen: list[tuple[Array, Array, Array]]
   between: Array
+
+
+class Start(NamedTuple):
+  """What copies say of K at the start, and what that did to outputs.
+
+  Attributes:
+    entk: the mean over outputs [P, P].
+    between: of all pairs of outputs [P, P, C, C].
+    kernels: of the readout and the layer below, [2, P, P].
+    signals: phi [P, 1, S], g and g~ [P, C, S] of the last layer.
+    missing: what outputs lack for it [P, C].
+  """
+  entk: Array
+  between: Array
+  kernels: Array
+  signals: tuple[Array, Array, Array]
+  missing: Learned
 
 
 class Up(NamedTuple):
@@ -45,14 +64,18 @@ class Up(NamedTuple):
   still: Array
 
 
-def begin(program: Program, size: int, dtype: jnp.dtype, pasts: list[Past | Sums]) -> State:
-  """Before the first time, of P samples."""
+def begin(program: Program, size: int, dtype: jnp.dtype, pasts: list[Past | Sums],
+          known: bool) -> State:
+  """Before the first time, of P samples; `known` says whether the start is."""
   samples, outputs, kept = program.samples, program.outputs or 1, len(program.kept)
   kinds = [1 + len(one) for one in tangents(program)]
   zeros = functools.partial(jnp.zeros, dtype=dtype)
   nothing = lambda *shape: Learned.nothing(shape, dtype)
   seen = zeros((kept, size, samples)), *[zeros((kept, size, outputs, samples))] * 2
+  square, signal = zeros((size, size)), zeros((size, outputs, samples))
+  start = Start(square, zeros((size, size, outputs, outputs)), jnp.stack([square] * 2),
+                (signal[:, :1], signal, signal), nothing(size, outputs)) if known else None
   return State(
       pasts, nothing(kinds[0], size, samples), nothing(kinds[-1], outputs, samples),
-      nothing(outputs), [seen] * program.depth,
+      nothing(outputs), start, [seen] * program.depth,
       zeros((kept, size, size, outputs, outputs)))
