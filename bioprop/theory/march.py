@@ -148,10 +148,10 @@ class _March:
       signals.append((g[0], pseudo[0]))
       seen[number] = tuple(old.at[slot].set(one, mode='drop') for old, one in zip(
           seen[number], (ups[number].phi[0], g[0], pseudo[0])))
-    entk, between, start = self._kernels(
+    entk, between, start, left = self._kernels(
         t, [up.phi[0] for up in ups], signals[::-1], state.between, state.start)
     if start is not None:
-      start = self._missing(start, errors, moving)
+      start = self._missing(start, left, errors, moving)
     momentum = self.setting.momentum
     readout = jnp.einsum('nc,kns->kcs', moving, ups[-1].phi)
     return State(
@@ -228,7 +228,11 @@ class _March:
     return e
 
   def _kernels(self, t, phis, signals, between, start):
-    """K at one time [P, P], the mean over outputs; of all pairs where these are kept; the start."""
+    """K at one time [P, P], the mean over outputs; of all pairs where these are kept; the start.
+
+    And how much copies say now of what they said then: the coefficient of least squares of their
+    shares in K's trace on those at the start, which is that of this control variate.
+    """
     weight, rate = self.setting.weights, self.setting.bias_rates
     layers = [weight[at] * phi + rate[at] for at, phi in enumerate(
         (self.kernel, *(second_moments(phi, phi) for phi in phis)))]
@@ -244,19 +248,24 @@ class _March:
 
     asked = slot < len(between) if start is None else (slot < len(between)) | (t == 0)
     found = jax.lax.cond(asked, pairs, lambda: jnp.zeros(between.shape[1:], self.dtype))
+    left = None
     if start is not None:
-      hebb = self.program.rule == 'hebb'
+      hebb, (g, pseudo) = self.program.rule == 'hebb', signals[-1]
+      shares = weight[-1] * jnp.sum(jnp.square(phis[-1]), 0) + (0 if hebb else jnp.sum(
+          g * pseudo * jnp.diagonal(layers[-2])[:, None, None], (0, 1)) / self.shape[1])
       new = (layers[-1], layers[-1][..., None, None] * own) if hebb else (entk, found)
-      new += jnp.stack(layers[:-3:-1]), (phis[-1][:, None], *signals[-1])
-      start = Start(*jax.tree.map(lambda old, new: jnp.where(t == 0, new, old), start[:4], new),
+      new += jnp.stack(layers[:-3:-1]), (phis[-1][:, None], g, pseudo), shares - jnp.mean(shares)
+      start = Start(*jax.tree.map(lambda old, new: jnp.where(t == 0, new, old), start[:-1], new),
                     start.missing)
+      left = jnp.sum(start.shares * shares) / jnp.maximum(
+          jnp.sum(jnp.square(start.shares)), jnp.finfo(self.dtype).tiny)
       # What is known of the start takes the place of what copies say: the error is in the change.
       lazy = self.setting.lazy.entk
-      entk, found = (entk + lazy - start.entk,
-                     found + lazy[..., None, None] * own - start.between)
-    return entk, between.at[slot].set(found, mode='drop'), start
+      entk = entk + left * (lazy - start.entk)
+      found = found + left * (lazy[..., None, None] * own - start.between)
+    return entk, between.at[slot].set(found, mode='drop'), start, left
 
-  def _missing(self, start, errors, moving):
+  def _missing(self, start, left, errors, moving):
     """What one step's outputs lack as copies are not quite as the start is known to be."""
     phi, g, pseudo = start.signals
     pseudo = errors[..., None] * phi if self.program.rule == 'hebb' else pseudo
@@ -264,7 +273,7 @@ class _March:
     found = start.kernels[0] @ moving + jnp.sum(
         second_moments(g, e) * start.kernels[1][:, None], -1)
     return start._replace(missing=start.missing.moved(
-        self.setting.lazy.top @ moving - found, self.setting.momentum))
+        left * (self.setting.lazy.top @ moving - found), self.setting.momentum))
 
   def _errors(self, f):
     """Delta = - dl / df [P, C] of the samples that are trained on."""

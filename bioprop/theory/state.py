@@ -40,12 +40,14 @@ class Start(NamedTuple):
     between: of all pairs of outputs [P, P, C, C].
     kernels: of the readout and the layer below, [2, P, P].
     signals: phi [P, 1, S], g and g~ [P, C, S] of the last layer.
+    shares: what each copy adds to the trace of K by the readout and the layer below [S].
     missing: what outputs lack for it [P, C].
   """
   entk: Array
   between: Array
   kernels: Array
   signals: tuple[Array, Array, Array]
+  shares: Array
   missing: Learned
 
 
@@ -74,7 +76,8 @@ def begin(program: Program, size: int, dtype: jnp.dtype, pasts: list[Past | Sums
   seen = zeros((kept, size, samples)), *[zeros((kept, size, outputs, samples))] * 2
   square, signal = zeros((size, size)), zeros((size, outputs, samples))
   start = Start(square, zeros((size, size, outputs, outputs)), jnp.stack([square] * 2),
-                (signal[:, :1], signal, signal), nothing(size, outputs)) if known else None
+                (signal[:, :1], signal, signal), signal[0, 0],
+                nothing(size, outputs)) if known else None
   return State(
       pasts, nothing(kinds[0], size, samples), nothing(kinds[-1], outputs, samples),
       nothing(outputs), start, [seen] * program.depth,
