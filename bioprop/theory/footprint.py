@@ -33,7 +33,7 @@ def memory(steps: int, size: int, depth: int, samples: int, rule: str, itemsize:
   entries, field = steps * size * samples, size * samples
   # Of what kernels are taken of, and of one time.
   fields = (depth * kept * (1 + 2 * outputs) + 16 * outputs) * field
-  found = 4 * depth * (kept * size)**2 + kept * (size * outputs)**2
+  found = 4 * depth * (kept * size)**2 + (kept + 2) * (size * outputs)**2
   if past == 'summed':
     fields += (depth - 1) * samples * (4 * samples + (2 + 4 * len(kinds)) * outputs * size)
   else:

@@ -46,11 +46,16 @@ below (h) or above (z): one pass solves the equations, and there is no fixed poi
                     mean of (J p) p^T: exact for what copies have in common, and noise falls as
                     1 / sqrt(samples) for the rest. That is one tangent a copy and not T P.
                     Where phi has kinks there are none: bioprop/theory/responses.py.
+  Start             the lazy limit says what K is there, and copies how far it goes from there: what
+                    they are wrong by at the start is a control variate of K and of each step of
+                    f. So is <r phi(u)>, which is 0, of f = <z phi(h)> / gamma_0.
   Ends              the input's kernel is static and the readout's signal is 1: what their weights
                     have learned is one sum, and one hidden layer needs no past at all.
 
-Cost O(samples C (T P)^2 depth), memory O(samples T P depth + (n P)^2 depth) where kernels are kept
-at n times; see `memory`.
+What weights between hidden layers have learned is a sum over the past, which is kept (kept.py) or
+summed (summed.py). Kept it costs O(samples C (T P)^2 depth) and takes memory O(samples T P depth +
+(n P)^2 depth) where kernels are kept at n times; summed O(samples^2 T P C depth) and O(samples^2
+depth); see `memory`.
 """
 import functools
 

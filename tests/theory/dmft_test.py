@@ -140,6 +140,29 @@ def test_relus_have_their_kinks():
   assert error[0] < 0.08 and error[1] > 0.12, error
 
 
+@pytest.mark.parametrize('rule, depth, share', [
+    ('dfa', 1, 0.2), slow('bp', 1, 0.2), slow('fa', 2, 0.5), slow('hebb', 1, 0.8)])
+def test_errors_fall_with_richness_where_the_start_is_known(rule, depth, share):
+  """At gamma_0 = .05, of f and of K; and the means stay what they are."""
+  kernel = jnp.asarray(X @ X.T / X.shape[1])
+  values, vectors = jnp.linalg.eigh(kernel)
+  small = jnp.asarray(0.05 if rule != 'hebb' else 0.01)
+  setting = plain(P, depth, T)._replace(
+      root=vectors * jnp.sqrt(jnp.maximum(values, 0))[None], targets=jnp.asarray(Y)[:, None],
+      gamma0=small, rate=jnp.asarray(0.15), rho=jnp.asarray(0.5 if rule == 'fa' else 0.0))
+  layers = theory.lazy_kernels(jnp.asarray(X), depth, 'erf', rule, rho=float(setting.rho)).layers
+  known = setting._replace(lazy=problem.Lazy(
+      layers[-1] if rule == 'hebb' else sum(layers), layers[-1] + layers[-2]))
+  program = problem.Program(rule, theory.as_activation('erf'), depth, T, FEW, 'mse')
+  found = [[march.march(program, one, key) for key in jax.random.split(jax.random.key(0), 8)]
+           for one in (setting, known)]
+  for name in ('f', 'entk'):
+    without, there = (np.stack([getattr(one, name) for one in many]) for many in found)
+    assert np.sqrt(there.var(0).sum()) < share * np.sqrt(without.var(0).sum()), name
+    assert apart(there.mean(0), without.mean(0)) < 3 * np.sqrt(
+        without.var(0, ddof=1).sum() / 8) / np.linalg.norm(without.mean(0))
+
+
 def test_noise_is_not_called_the_steps():
   """Where some replicas diverge and others do not, it is the averages."""
   program = problem.Program('bp', theory.as_activation('tanh'), 1, 3, 100, 'mse')
