@@ -8,6 +8,8 @@ For each rule and depth: the root mean square over keys of the relative distance
 that of four times as many copies as the most in eight replicas; the slope of its logarithm (-.5 is
 the root of copies); how far the mean of the networks' eNTKs is from that, and its standard error.
 """
+import math
+
 import jax
 import numpy as np
 from absl import app, flags, logging
@@ -70,12 +72,18 @@ def define_flags() -> None:
     flags.DEFINE_integer(name, value, words, lower_bound=2)
 
 
-def _numbers(name: str) -> list[int]:
+def numbers(name: str, kind: type = int) -> list:
+  """A flag's list as numbers above 0; raises UsageError if it is none."""
   values = flags.FLAGS[name].value
-  if not values or not all(one.isdigit() and int(one) for one in values):
-    raise app.UsageError(f'--{name}={",".join(values)} is no list of whole numbers above 0. Type '
-                         f'for instance --{name}={",".join(flags.FLAGS[name].default)}.')
-  return [int(one) for one in values]
+  try:
+    found = [kind(one) for one in values]
+  except ValueError:
+    found = []
+  if not found or not all(0 < one < math.inf for one in found):
+    what = 'whole numbers' if kind is int else 'numbers'
+    raise app.UsageError(f'--{name}={",".join(values)} is no list of {what} above 0. Type for '
+                         f'instance --{name}={",".join(flags.FLAGS[name].default)}.')
+  return found
 
 
 def main(argv):
@@ -83,7 +91,7 @@ def main(argv):
   del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)
   with cli.reported():
-    _table(flags.FLAGS, _numbers('copies'), _numbers('depths'))
+    _table(flags.FLAGS, numbers('copies'), numbers('depths'))
 
 
 def _table(f, copies: list[int], depths: list[int]) -> None:

@@ -9,7 +9,6 @@ kernels at the first and the last time. Told: the memory that `theory.memory` sa
 the process's most so far, time, errors, the mean loss at the end and how far the networks' outputs
 and their mean are.
 """
-import functools
 import resource
 import time
 
@@ -24,7 +23,7 @@ from bioprop.training import cli
 
 def images(name: str, data_dir: str | None, samples: int) -> tuple[np.ndarray, np.ndarray]:
   """Inputs [P, D] and one-hot targets [P, C]."""
-  found = data.load(name, data_dir=data_dir)
+  found = data.load(name, data_dir=data_dir, validation=0)
   x = found.train.images[:samples].reshape(samples, -1).astype(np.float32)
   x -= x.mean(0, keepdims=True)
   x *= np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
@@ -58,33 +57,38 @@ def main(argv):
   if f.samples >= f.copies:
     raise app.UsageError(f'--copies={f.copies} are to be many times --samples={f.samples}: say '
                          f'--copies={10 * f.samples}.')
-  x, y = images(f.dataset, f.data_dir, f.samples)
-  for rule in f.rules:
-    shared = dict(depth=f.depth, gamma0=0.1 if rule == 'hebb' else 1.0, steps=f.steps, rule=rule,
-                  learning_rate=f.rate / f.samples, loss='cross_entropy',
-                  rho=f.rho if rule == 'fa' else 0.0)
-    told = theory.memory(f.steps, f.samples, f.depth, f.copies, rule, outputs=y.shape[1], kernels=2,
-                         past='summed') / 2**30
-    began = time.perf_counter()
-    found = theory.solve_dmft(x, y, kernels_at=[0, -1], past='summed', samples=f.copies,
-                              replicas=f.replicas, strict=False, max_gib=told + 1, **shared)
-    seconds = time.perf_counter() - began
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    moved = (np.linalg.norm(found.entk[-1] - found.entk[0]) / np.linalg.norm(found.entk[0]))
-    print(f'{rule}: told {told:.2f} GiB, most {most:.2f} GiB, {seconds:.0f} s; errors of f '
-          f'{found.error["f"]:.3f}, of K {found.error["entk"]:.3f}; loss '
-          f'{cross_entropy(found.f[0], y):.3f} to {cross_entropy(found.f[-1], y):.3f}, K moved by '
-          f'{moved:.2f}', flush=True)
-    train = functools.partial(wide.outputs, x=jnp.asarray(x), y=jnp.asarray(y), width=f.width,
-                              **shared)
-    outputs = [train(seed=seed) for seed in range(f.networks)]
-    if outputs:
-      apart = np.linalg.norm(np.mean(outputs, 0) - found.f) / np.linalg.norm(found.f)
-      each = np.mean([np.linalg.norm(one - found.f) for one in outputs]) / np.linalg.norm(found.f)
-      print(f'{rule}: {f.networks} networks of width {f.width}: f is {each:.3f} away, their mean '
-            f'{apart:.3f}', flush=True)
+  with cli.reported():
+    x, y = images(f.dataset, f.data_dir, f.samples)
+    for rule in f.rules:
+      _row(rule, x, y)
+
+
+def _row(rule: str, x: np.ndarray, y: np.ndarray) -> None:
+  f = flags.FLAGS
+  shared = dict(depth=f.depth, gamma0=0.1 if rule == 'hebb' else 1.0, steps=f.steps, rule=rule,
+                learning_rate=f.rate / f.samples, loss='cross_entropy',
+                rho=f.rho if rule == 'fa' else 0.0)
+  told = theory.memory(f.steps, f.samples, f.depth, f.copies, rule, outputs=y.shape[1], kernels=2,
+                       past='summed') / 2**30
+  began = time.perf_counter()
+  found = theory.solve_dmft(x, y, kernels_at=[0, -1], past='summed', samples=f.copies,
+                            replicas=f.replicas, strict=False, max_gib=told + 1, **shared)
+  seconds = time.perf_counter() - began
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  moved = np.linalg.norm(found.entk[-1] - found.entk[0]) / np.linalg.norm(found.entk[0])
+  print(f'{rule}: told {told:.2f} GiB, most {most:.2f} GiB, {seconds:.0f} s; errors of f '
+        f'{found.error["f"]:.3f}, of K {found.error["entk"]:.3f}; loss '
+        f'{cross_entropy(found.f[0], y):.3f} to {cross_entropy(found.f[-1], y):.3f}, K moved by '
+        f'{moved:.2f}', flush=True)
+  outputs = [wide.outputs(x=jnp.asarray(x), y=jnp.asarray(y), width=f.width, seed=seed, **shared)
+             for seed in range(f.networks)]
+  if outputs:
+    size = np.linalg.norm(found.f)
+    each = np.mean([np.linalg.norm(one - found.f) for one in outputs]) / size
+    print(f'{rule}: {f.networks} networks of width {f.width}: f is {each:.3f} away, their mean '
+          f'{np.linalg.norm(np.mean(outputs, 0) - found.f) / size:.3f}', flush=True)
 
 
 if __name__ == '__main__':
   define_flags()
-  cli.start(main, cli.Program(rules=True, arguments=False))
+  cli.start(main, cli.Program(arguments=False))

@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 
 from bioprop import theory
 from bioprop.bench import plots
+from bioprop.bench.accuracy import numbers
 from bioprop.bench.dmft import data
-from bioprop.theory.march import march
+from bioprop.theory import checks
+from bioprop.theory.march import RULES, march
 from bioprop.theory.problem import Lazy, Program, Setting
 from bioprop.training import cli
 
@@ -25,6 +27,7 @@ _SIZE, _STEPS = (4, 6), 16
 
 def setting(rule: str, depth: int, gamma0: float) -> Setting:
   """What is solved, the start unknown."""
+  checks.choice('rule', rule, RULES)
   x, y = data(*_SIZE)
   values, vectors = jnp.linalg.eigh(x @ x.T / x.shape[1])
   root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
@@ -69,28 +72,33 @@ def main(argv):
   """Prints a line a rule, depth and richness, and draws f's."""
   del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)
-  f = flags.FLAGS
+  f, richness, depths = flags.FLAGS, numbers('gamma0', float), numbers('depths')
   least = _STEPS * _SIZE[0]
   if f.copies < least:
-    raise app.UsageError(f'--copies={f.copies} are too few: say --copies={least}.')
-  richness = [float(one) for one in f.gamma0]
-  figure = Figure(figsize=(4 * len(f.depths), 3.5), layout='constrained')
-  for axes, depth in zip(figure.subplots(1, len(f.depths), squeeze=False)[0], f.depths):
-    for number, rule in enumerate(f.rules):
-      pairs = [[spread(rule, int(depth), gamma0, f.copies, f.replicas, known)
-                for known in (False, True)] for gamma0 in richness]
-      for gamma0, (without, known) in zip(richness, pairs):
-        print(f'{rule} depth {depth} gamma_0 {gamma0:g}: f {without[0]:.4f}, known {known[0]:.4f}; '
-              f'K {without[1]:.4f}, known {known[1]:.4f}', flush=True)
-      for which, style in enumerate(('--', '-')):
-        axes.loglog(richness, [pair[which][0] for pair in pairs], style, color=f'C{number}',
-                    label=f'{rule}, start known' if which else rule)
-    axes.set(xlabel='$\\gamma_0$', ylabel='error of f', title=f'depth {depth}')
-  axes.legend()
-  if f.out:
-    plots.save(figure, f.out)
+    raise app.UsageError(f'--copies={f.copies} are too few. Say --copies={least}.')
+  figure = Figure(figsize=(4 * len(depths), 3.5), layout='constrained')
+  with cli.reported():
+    for axes, depth in zip(figure.subplots(1, len(depths), squeeze=False)[0], depths):
+      for number, rule in enumerate(f.rules):
+        _row(axes, f'C{number}', rule, depth, richness)
+      axes.set(xlabel='$\\gamma_0$', ylabel='error of f', title=f'depth {depth}')
+    axes.legend()
+    if f.out:
+      plots.save(figure, f.out)
+
+
+def _row(axes, color: str, rule: str, depth: int, richness: list[float]) -> None:
+  f = flags.FLAGS
+  pairs = [[spread(rule, depth, gamma0, f.copies, f.replicas, known) for known in (False, True)]
+           for gamma0 in richness]
+  for gamma0, (without, known) in zip(richness, pairs):
+    print(f'{rule} depth {depth} gamma_0 {gamma0:g}: f {without[0]:.4f}, known {known[0]:.4f}; '
+          f'K {without[1]:.4f}, known {known[1]:.4f}', flush=True)
+  for which, style in enumerate(('--', '-')):
+    axes.loglog(richness, [pair[which][0] for pair in pairs], style, color=color,
+                label=f'{rule}, start known' if which else rule)
 
 
 if __name__ == '__main__':
   define_flags()
-  cli.start(main, cli.Program(rules=True, arguments=False))
+  cli.start(main, cli.Program(arguments=False))

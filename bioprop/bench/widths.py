@@ -15,7 +15,7 @@ from absl import app, flags, logging
 
 from bioprop import theory
 from bioprop.bench import wide
-from bioprop.bench.accuracy import apart
+from bioprop.bench.accuracy import apart, numbers
 from bioprop.training import cli
 
 _GAMMA0 = {'hebb': 0.3, 'fa': 3.0, 'dfa': 3.0}
@@ -44,28 +44,29 @@ def main(argv):
   """Prints a line a rule and depth."""
   del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)
-  f = flags.FLAGS
-  x, y = data(f.outputs)
-  depths, widths = ([int(one) for one in numbers] for numbers in (f.depths, f.widths))
+  depths, widths = numbers('depths'), numbers('widths')
   if len(widths) < 2:
-    raise app.UsageError(f'--widths={widths[0]} has no slope: say --widths=250,1000.')
-  for depth in depths:
-    for name in f.rules:
-      rule, _, rho = name.partition(':')
-      shared = dict(rule=rule, depth=depth, rho=float(rho or 0), gamma0=_GAMMA0.get(rule, 1.5),
-                    **_RUN)
-      exact = theory.solve_dmft(x, y, samples=f.copies, strict=False, **shared)
-      errors = []
-      for width in widths:
-        found = [wide.train(x=jnp.asarray(x), y=jnp.asarray(y), width=width, seed=seed,
-                            **shared).entk for seed in range(f.networks)]
-        errors.append(np.sqrt(np.mean([apart(one, exact.between)**2 for one in found])))
-      slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
-      print(f'{name:<8}depth {depth}: {", ".join(f"{one:.4f}" for one in errors)}; slope '
-            f'{slope:+.2f}; mean of the widest {apart(np.mean(found, 0), exact.between):.4f}; '
-            f'theory {exact.error["entk"]:.4f}', flush=True)
+    raise app.UsageError(f'--widths={widths[0]} has no slope. Say --widths=250,1000.')
+  with cli.reported():
+    for depth in depths:
+      for name in flags.FLAGS.rules:
+        _row(name, depth, widths)
+
+
+def _row(name: str, depth: int, widths: list[int]) -> None:
+  f, (x, y), (rule, _, rho) = flags.FLAGS, data(flags.FLAGS.outputs), name.partition(':')
+  shared = dict(rule=rule, depth=depth, rho=float(rho or 0), gamma0=_GAMMA0.get(rule, 1.5), **_RUN)
+  exact, errors = theory.solve_dmft(x, y, samples=f.copies, strict=False, **shared), []
+  for width in widths:
+    found = [wide.train(x=jnp.asarray(x), y=jnp.asarray(y), width=width, seed=seed, **shared).entk
+             for seed in range(f.networks)]
+    errors.append(np.sqrt(np.mean([apart(one, exact.between)**2 for one in found])))
+  slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
+  print(f'{name:<8}depth {depth}: {", ".join(f"{one:.4f}" for one in errors)}; slope {slope:+.2f}; '
+        f'mean of the widest {apart(np.mean(found, 0), exact.between):.4f}; theory '
+        f'{exact.error["entk"]:.4f}', flush=True)
 
 
 if __name__ == '__main__':
   define_flags()
-  cli.start(main, cli.Program(rules=True, arguments=False))
+  cli.start(main, cli.Program(arguments=False))
