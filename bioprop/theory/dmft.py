@@ -16,6 +16,7 @@ square root; independent `replicas` tell how large they are, and a solution whos
 `tolerance` is not returned unless it is asked for. What replicas share they cannot tell: a bias of
 O(1 / samples).
 """
+import bisect
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -155,8 +156,7 @@ def solve_dmft(
         f'learning_rate={2 * learning_rate:g}), or fewer copies, samples={least}, or keep kernels '
         f'at fewer times, kernels_at=[0, -1], or their past as sums, past=\'summed\', or say '
         f'max_gib={math.ceil(needed(samples))}.')
-  each = (needed(2 * samples) - needed(samples)) / samples
-  most = min(asked.MOST, samples + math.floor((max_gib - needed(samples)) / each))
+  most = samples - 1 + bisect.bisect(range(samples, asked.MOST + 1), max_gib, key=needed)
   numbers = functools.partial(jnp.asarray, dtype=x.dtype)
   setting = Setting(_root(x), targets, trained, *map(numbers, (
       counts, gamma0, learning_rate, rho, momentum, *network)))

@@ -221,6 +221,12 @@ def test_memory():
     found = lowered.compile().memory_analysis()
     held = found.temp_size_in_bytes + found.output_size_in_bytes
     assert 0.5 < held / theory.memory(20, 4, 3, 1000, rule, phi=phi) <= 1.05, (rule, phi)
+  program = problem.Program('bp', theory.as_activation('tanh'), 2, 30, 1000, 'mse', outputs=1,
+                            times=(0, 29), past='summed')
+  lowered = march.march.lower(program, plain(30, 2, 30), jax.random.key(0))
+  found = lowered.compile().memory_analysis()
+  held = found.temp_size_in_bytes + found.output_size_in_bytes
+  assert 0.5 < held / theory.memory(30, 30, 2, 1000, 'bp', kernels=2, past='summed') <= 1.05
 
 
 @pytest.mark.slow
