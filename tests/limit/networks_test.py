@@ -24,7 +24,7 @@ class CNN(nn.Module):
   @nn.compact
   def __call__(self, x):
     x = nn.relu(nn.Conv(self.width, (3, 3), strides=2, kernel_init=HE)(x))
-    x = nn.gelu(CONV(self.width, (2, 3), padding='VALID', feature_group_count=2)(x))
+    x = nn.gelu(CONV(self.width, (2, 2), padding='VALID', feature_group_count=2)(x))
     x = nn.relu(CONV(self.width, (2, 2), kernel_dilation=2, padding=1)(x))
     return nn.Dense(2)(x.mean((1, 2)))
 
