@@ -117,7 +117,6 @@ def make(config: ml_collections.ConfigDict, task: Task, data: Examples,
     images = task.normalise(jax.numpy.asarray(np.asarray(data.images)[chosen]))
     lazy = None
     if options.type in PREDICTED:
-      _check_state(name, start)
       descent = None
       if _is_descent(config, task, len(data.labels), options.batch):
         descent = _descent(config, task, images, start, schedule)
@@ -145,14 +144,6 @@ def _descent(config, task: Task, images, start, schedule) -> Descent | None:
   if outputs.ndim != 2:
     return None
   return Descent(outputs, np.asarray([float(schedule(step)) for step in range(config.epochs)]))
-
-
-def _check_state(name: str, start) -> None:
-  """Refuses what training changes beside parameters: it sees all samples of a batch."""
-  kept = sorted(set(jax.eval_shape(start).model_state) - {'feedback'})
-  if kept:
-    raise _no_limit(name, f'training changes {", ".join(kept)} as well, as BatchNorm does, in '
-                    f'which every sample depends on the others of its batch. Use LayerNorm.')
 
 
 def _lazy(name: str, task: Task, batch: Batch, block: int | None, descent: Descent | None) -> Lazy:

@@ -122,7 +122,8 @@ class Largest(nn.Module):
 
 
 @pytest.mark.parametrize('model, words', [
-    (Normed, 'BatchNorm'), (Dropped, 'probing_theory_test'), (Largest, 'max pooling')])
+    (Normed, r'Normed/BatchNorm_0 \(probing_theory_test.py:\d+\).*BatchNorm in training'),
+    (Dropped, 'probing_theory_test'), (Largest, 'max pooling')])
 def test_no_limit_is_said_before_the_run(tmp_path, monkeypatch, model, words):
   """As it is trained, not as it is evaluated; with the probe's name, and no directory is made."""
   monkeypatch.setitem(MODELS, 'own', model)
