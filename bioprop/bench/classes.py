@@ -1,7 +1,7 @@
 r"""Ten classes of images at infinite width: what it takes, and networks beside it.
 
     python -m bioprop.bench.classes [--dataset=mnist] [--samples=200] [--steps=200] [--depth=2]
-        [--copies=2000] [--replicas=4] [--rules=bp,dfa] [--width=2000] [--networks=2]
+        [--copies=8000] [--replicas=4] [--rules=bp,dfa] [--width=2000] [--networks=2]
 
 The first images of the training set, less the mean image and at norm sqrt(D); one-hot targets,
 cross-entropy, gamma_0 = 1 (hebb .1), the learning rate --rate over the samples; `past='summed'`,
@@ -41,7 +41,7 @@ def define_flags() -> None:
   flags.DEFINE_string('data_dir', None, 'Where they are.')
   for name, value, least, words in (
       ('samples', 200, 2, 'P.'), ('steps', 200, 2, 'T.'), ('depth', 2, 1, 'Hidden layers.'),
-      ('copies', 2000, 2, 'S.'), ('replicas', 4, 2, 'Of copies.'), ('width', 2000, 1, 'N.'),
+      ('copies', 8000, 2, 'S.'), ('replicas', 4, 2, 'Of copies.'), ('width', 2000, 1, 'N.'),
       ('networks', 2, 0, 'Seeds.')):
     flags.DEFINE_integer(name, value, words, lower_bound=least)
   flags.DEFINE_float('rate', 0.5, 'Learning rate times samples.', lower_bound=1e-9)
