@@ -96,6 +96,10 @@ def infinite(
   1e-8; of functions of several, as in a residual block without a weight between two
   nonlinearities, they are means over points, whose error is part of `error`.
 
+  Weights are taken for Gaussian. Those of Flax's own initialisers are cut off at two standard
+  deviations, and a first layer that sees D numbers is then Gaussian to O(1 / D) only, at any width:
+  kernels of tanh networks are off by 0.8 % at D = 12.
+
   It looks at values, and cannot be under `jax.jit`.
 
   Args:

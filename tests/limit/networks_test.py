@@ -12,7 +12,11 @@ from bioprop.measure import entk
 
 DRAWN = np.random.RandomState(0)
 IMAGES = {size: jnp.asarray(DRAWN.randn(3, size, size, 3), jnp.float32) for size in (4, 6)}
-HE = nn.initializers.he_normal()
+# Of normal numbers: Flax's own initialisers cut them off, and a first layer that sees few numbers is
+# then not Gaussian at any width.
+HE = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
+DENSE = functools.partial(
+    nn.Dense, kernel_init=nn.initializers.variance_scaling(1.0, 'fan_in', 'normal'))
 CONV = functools.partial(nn.Conv, kernel_init=HE, use_bias=False)
 SEEDS = 24
 
@@ -26,7 +30,7 @@ class CNN(nn.Module):
     x = nn.relu(nn.Conv(self.width, (3, 3), strides=2, kernel_init=HE)(x))
     x = nn.gelu(CONV(self.width, (2, 2), padding='VALID', feature_group_count=2)(x))
     x = nn.relu(CONV(self.width, (2, 2), kernel_dilation=2, padding=1)(x))
-    return nn.Dense(2)(x.mean((1, 2)))
+    return DENSE(2)(x.mean((1, 2)))
 
 
 class ResNet18(nn.Module):
@@ -42,7 +46,7 @@ class ResNet18(nn.Module):
         y = CONV(features, (3, 3))(nn.relu(CONV(features, (3, 3), strides=strides)(x)))
         x = x if x.shape == y.shape else CONV(features, (1, 1), strides=strides)(x)
         x = nn.relu(x + y)
-    return nn.Dense(2)(x.mean((1, 2)))
+    return DENSE(2)(x.mean((1, 2)))
 
 
 class Mixer(nn.Module):
@@ -53,12 +57,12 @@ class Mixer(nn.Module):
   def __call__(self, x):
     x = x.reshape(len(x), 3, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(x), 9, 12)
     mixture = jnp.asarray(np.random.RandomState(1).randn(9, 9) / 3, jnp.float32)
-    x = nn.Dense(self.width)(x)
+    x = DENSE(self.width)(x)
     for _ in range(2):
       y = jnp.einsum('pq,nqc->npc', mixture, nn.LayerNorm()(x))
-      value, gate = jnp.split(nn.Dense(2 * self.width, use_bias=False)(y), 2, -1)
-      x = x + nn.Dense(self.width)(value * nn.sigmoid(gate))
-    return nn.Dense(2)(nn.RMSNorm()(x).mean(1))
+      value, gate = jnp.split(DENSE(2 * self.width, use_bias=False)(y), 2, -1)
+      x = x + DENSE(self.width)(value * nn.sigmoid(gate))
+    return DENSE(2)(nn.RMSNorm()(x).mean(1))
 
 
 def distances(model, rule, images):
