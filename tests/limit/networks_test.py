@@ -12,8 +12,8 @@ from bioprop.measure import entk
 
 DRAWN = np.random.RandomState(0)
 IMAGES = {size: jnp.asarray(DRAWN.randn(3, size, size, 3), jnp.float32) for size in (4, 6)}
-# Of normal numbers: Flax's own initialisers cut them off, and a first layer that sees few numbers is
-# then not Gaussian at any width.
+# Of normal numbers: Flax's own initialisers cut them off, and a first layer that sees few numbers
+# is then not Gaussian at any width.
 HE = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 DENSE = functools.partial(
     nn.Dense, kernel_init=nn.initializers.variance_scaling(1.0, 'fan_in', 'normal'))
