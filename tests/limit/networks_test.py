@@ -1,5 +1,5 @@
 """Networks that become wider come closer to what is read from them, as 1 / sqrt(width)."""
-import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -12,25 +12,34 @@ from bioprop.measure import entk
 
 DRAWN = np.random.RandomState(0)
 IMAGES = {size: jnp.asarray(DRAWN.randn(3, size, size, 3), jnp.float32) for size in (4, 6)}
-# Of normal numbers: Flax's own initialisers cut them off, and a first layer that sees few numbers
-# is then not Gaussian at any width.
-HE = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
-DENSE = functools.partial(
-    nn.Dense, kernel_init=nn.initializers.variance_scaling(1.0, 'fan_in', 'normal'))
-CONV = functools.partial(nn.Conv, kernel_init=HE, use_bias=False)
 SEEDS = 24
+# Of normal numbers: Flax's own initialisers cut them off, and a first layer that sees few numbers
+# is then not Gaussian at any width. Divided by the fan-in's root in the network, so that no layer's
+# share depends on the width.
+NORMAL = nn.initializers.normal(1.0)
+
+
+def dense(x, features, **options):
+  layer = nn.Dense(features, kernel_init=NORMAL, **options)
+  return layer(x / math.sqrt(x.shape[-1]))
+
+
+def conv(x, features, size, groups=1, **options):
+  layer = nn.Conv(features, size, kernel_init=NORMAL, feature_group_count=groups, use_bias=False,
+                  **options)
+  return layer(x * math.sqrt(2 * groups / (math.prod(size) * x.shape[-1])))
 
 
 class CNN(nn.Module):
-  """Strides, padding, dilation, groups and biases, and a mean over positions."""
+  """Strides, padding, dilation, groups and a mean over positions."""
   width: int
 
   @nn.compact
   def __call__(self, x):
-    x = nn.relu(nn.Conv(self.width, (3, 3), strides=2, kernel_init=HE)(x))
-    x = nn.gelu(CONV(self.width, (2, 2), padding='VALID', feature_group_count=2)(x))
-    x = nn.relu(CONV(self.width, (2, 2), kernel_dilation=2, padding=1)(x))
-    return DENSE(2)(x.mean((1, 2)))
+    x = nn.relu(conv(x, self.width, (3, 3), strides=2))
+    x = nn.gelu(conv(x, self.width, (2, 2), groups=2, padding='VALID'))
+    x = nn.relu(conv(x, self.width, (2, 2), kernel_dilation=2, padding=1))
+    return dense(x.mean((1, 2)), 2)
 
 
 class ResNet18(nn.Module):
@@ -39,30 +48,30 @@ class ResNet18(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    x = nn.relu(CONV(self.width, (3, 3))(x))
+    x = nn.relu(conv(x, self.width, (3, 3)))
     for stage in range(4):
       for block in range(2):
         features, strides = self.width * 2**stage, 2 if stage and not block else 1
-        y = CONV(features, (3, 3))(nn.relu(CONV(features, (3, 3), strides=strides)(x)))
-        x = x if x.shape == y.shape else CONV(features, (1, 1), strides=strides)(x)
+        y = conv(nn.relu(conv(x, features, (3, 3), strides=strides)), features, (3, 3))
+        x = x if x.shape == y.shape else conv(x, features, (1, 1), strides=strides)
         x = nn.relu(x + y)
-    return DENSE(2)(x.mean((1, 2)))
+    return dense(x.mean((1, 2)), 2)
 
 
 class Mixer(nn.Module):
-  """Fixed mixtures of patches, gated units, norms, and residual sums."""
+  """Fixed mixtures of patches, gated units, norms, biases and residual sums."""
   width: int
 
   @nn.compact
   def __call__(self, x):
     x = x.reshape(len(x), 3, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(len(x), 9, 12)
     mixture = jnp.asarray(np.random.RandomState(1).randn(9, 9) / 3, jnp.float32)
-    x = DENSE(self.width)(x)
+    x = dense(x, self.width)
     for _ in range(2):
       y = jnp.einsum('pq,nqc->npc', mixture, nn.LayerNorm()(x))
-      value, gate = jnp.split(DENSE(2 * self.width, use_bias=False)(y), 2, -1)
-      x = x + DENSE(self.width)(value * nn.sigmoid(gate))
-    return DENSE(2)(nn.RMSNorm()(x).mean(1))
+      value, gate = jnp.split(dense(y, 2 * self.width, use_bias=False), 2, -1)
+      x = x + dense(value * nn.sigmoid(gate), self.width)
+    return dense(nn.RMSNorm()(x).mean(1), 2)
 
 
 def distances(model, rule, images):
@@ -77,7 +86,7 @@ def distances(model, rule, images):
 
   keys = jax.random.split(jax.random.key(1), SEEDS)
   found = jax.jit(lambda keys: jax.lax.map(kernel, keys))(keys)
-  want = bioprop.infinite(model, images, rule=rule)
+  want = bioprop.infinite(model, images, rule=rule, variances={'*/kernel': 1.0})
   away = jnp.linalg.norm(found - want.entk[None], axis=(1, 2))
   mean = jnp.linalg.norm(jnp.mean(found, 0) - want.entk)
   return [np.asarray(own / jnp.linalg.norm(want.entk)) for own in (away, mean)]
