@@ -104,5 +104,6 @@ def test_networks_converge(kind, size, widths, rule):
   """Each by itself, and their mean faster."""
   errors = [distances(kind(width), rule, IMAGES[size]) for width in widths]
   slope, = np.diff([np.log(away).mean() for away, _ in errors]) / np.diff(np.log(widths))
-  assert abs(slope + 0.5) < 0.07, (slope, [away.mean() for away, _ in errors])
+  # So many seeds leave a standard error of 0.06; of 192, slopes are within 0.07.
+  assert abs(slope + 0.5) < 0.16, (slope, [away.mean() for away, _ in errors])
   assert errors[-1][1] < 0.1
