@@ -99,8 +99,17 @@ def _all(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gi
   join = lambda *blocks: jnp.asarray(np.block([list(blocks[i * len(columns):(i + 1) * len(columns)])
                                                for i in range(len(rows))])[:shape[0], :shape[1]])
   found = [one for row in grid for one in row]
+  _check_finite(found)
   _check_variance(max(float(one.largest) for one in found))
   return jax.tree.map(join, *(one._replace(largest=()) for one in found))
+
+
+def _check_finite(found: Sequence[Found]) -> None:
+  if not all(np.all(np.isfinite(leaf)) for one in found for leaf in jax.tree.leaves(one)):
+    raise ConvergenceError(
+        'kernels are infinite or NaN: a nonlinearity overflows, or bends too sharply for its '
+        'expectations to be found to a part in a million (x / (1 + |x|) does). Scale the samples '
+        'to a mean square of about 1, x / jnp.sqrt(jnp.mean(x**2)), or take tanh or erf in its place.')
 
 
 def _check_variance(largest: float) -> None:

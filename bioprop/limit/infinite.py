@@ -257,6 +257,6 @@ def _read(call: Call, uses: Uses, samples: int, output: Where, rule: NetworkRule
   arguments = [*map(uses.param, traced.paths), *map(Known, jax.tree.leaves(call.held)),
                *inputs_of(leaves[:samples]), *map(Known, leaves[samples:])]
   outs = reader.read(traced.closed, arguments)
-  dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+  dtype = leaf.dtype if jnp.finfo(leaf.dtype).bits >= 32 else jnp.dtype(jnp.float32)
   return output_field(outs[position], call.name), reader.ops, dtype
 

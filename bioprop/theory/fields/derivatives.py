@@ -105,8 +105,9 @@ class Derivatives(Bilinear):
     needed = op.contraction.needs_pairs(pairs)
     sends, below = self._credit.sends[op.number], None
     if sends:
-      below = total([None if (one := self.fields(field, field, view, needed)) is None
-                     else count * one for count, field in op.inputs if not isinstance(field, Data)])
+      found = [(count, self.fields(field, field, view, needed)) for count, field in op.inputs
+               if not isinstance(field, Data)]
+      below = total([float(count) * own for count, own in found if own is not None])
     if below is not None:
       variance = jnp.asarray(self._moments.variances[op.weight.name], self._dtype)
       below = sends * variance * op.contraction(below, pairs)

@@ -132,7 +132,7 @@ class Moments(Bilinear):
                 pairs: bool) -> Kernel:
     if not isinstance(one, Data):
       own = self.fields(one, one, view, pairs)
-      return None if own is None else count * own
+      return None if own is None else float(count) * own
     left, right = (self.data(one, side) for side in view.sides)
     if isinstance(op.contraction, Lookup):
       rank = left.ndim - 1
