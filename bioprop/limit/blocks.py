@@ -109,7 +109,7 @@ def _check_finite(found: Sequence[Found]) -> None:
     raise ConvergenceError(
         'kernels are infinite or NaN: a nonlinearity overflows, or bends too sharply for its '
         'expectations to be found to a part in a million (x / (1 + |x|) does). Scale the samples '
-        'to a mean square of about 1, x / jnp.sqrt(jnp.mean(x**2)), or take tanh or erf in its place.')
+        'to a mean square of about 1, x / jnp.sqrt(jnp.mean(x**2)), or take tanh or erf instead.')
 
 
 def _check_variance(largest: float) -> None:
