@@ -80,7 +80,7 @@ def _find(output: Field, credit: Credit | None, moments: Moments, dtype: jnp.dty
       _mean_position(kernel), counts)
   ops, names = ops_of(output), _parameters(output)
   nngp = whole(moments.fields(output, output))
-  phi = {op.number: whole(moments.inputs(op, View.FULL, False)) / op.fan_in for op in ops}
+  phi = {op.number: whole(moments.inputs(op, View.FULL, False)) / float(op.fan_in) for op in ops}
   zeros = jnp.zeros(counts, dtype)
   taps = {('g', op.number): zeros for op in ops} | {('share', name): zeros for name in names}
 
