@@ -11,14 +11,18 @@ FLAGS = {
     'train.py': ['config', 'data_dir', 'workdir'],
     'accuracy': ['activation', 'copies', 'depths', 'keys', 'networks', 'rules', 'width'],
     'align_score': ['data_dir', 'epochs', 'rules', 'seeds'],
+    'classes': ['copies', 'data_dir', 'dataset', 'depth', 'networks', 'rate', 'replicas', 'rho',
+                'rules', 'samples', 'steps', 'width'],
     'compare': ['out'],
     'dmft': ['copies', 'depth', 'directions', 'rules', 'samples', 'steps'],
     'ntk': ['implementation', 'json', 'networks', 'peer', 'rounds'],
     'pictures': ['out'],
     'representation': [],
     'speed': ['json', 'loop', 'models', 'probes', 'rounds', 'rules', 'seconds', 'steps'],
+    'start': ['copies', 'depths', 'gamma0', 'out', 'replicas', 'rules'],
     'sweep': ['data_dir', 'metric', 'rules', 'seeds'],
     'theory': ['config', 'out', 'overwrite'],
+    'widths': ['copies', 'depths', 'networks', 'outputs', 'rules', 'widths'],
 }
 CONFIGS = {path.name for path in (ROOT / 'configs').glob('*.py')}
 THEORY = {name for name in CONFIGS if name.startswith('theory_')}
