@@ -72,8 +72,7 @@ class Algebra:
     if a == b:
       return (Term(Squared(a[0].leaf.sizes, a)),)
     a, b = self.settled(a), self.settled(b)
-    separable = [(s, t) for s in a for t in b]
-    products = [self._product(s, t) for s, t in separable]
+    products = [self._product(s, t) for s in a for t in b]
     if all(one is not None for one in products):
       return tuple(products)
     return self.function(lambda x, y: applied('times', [x, y]), [a, b])
@@ -151,7 +150,7 @@ class Algebra:
 
   def moved(self, field: Field, position_map) -> Field:
     """A field whose positions are mapped."""
-    return (Term(Moved(position_map.after, position_map, field)),)
+    return (Term(Moved(position_map.after, field, position_map)),)
 
   def _take(self, leaf: Leaf, features: tuple[int, int]) -> Leaf:
     key = leaf, features
@@ -165,7 +164,7 @@ class Algebra:
       return self._take(leaf.whole, (start + features[0], start + features[1]))
     if isinstance(leaf, Mixed):
       return self._atom(self.take(leaf.field, features))
-    if isinstance(leaf, Weighted | Added):
+    if isinstance(leaf, Weighted | Added | Gate):
       return Part(leaf.sizes, leaf, features)
     if isinstance(leaf, Function):
       atoms = tuple(self._take(atom, features) for atom in leaf.atoms)

@@ -1,8 +1,8 @@
 """Kernels of many samples, block by block, within a given memory."""
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from bioprop.theory.fields.leaves import Field
 from bioprop.typing import Array
 
 Samples = Sequence[Array]
+Program = Callable[..., Any]  # Compiled.
 
 _REACH = 16.0  # Variances up to which `activation_of` chooses its terms.
 
@@ -62,24 +63,32 @@ def cut(samples: Samples, start: int, size: int) -> tuple[Array, ...]:
   return tuple(one[where] if one.ndim and len(one) == count else one for one in samples)
 
 
-def run(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float
-        ) -> tuple[Found, float]:
+def run(plan_of: Callable[[int], Plan], samples: Samples, others: Samples | None, size: int,
+        max_gib: float) -> tuple[Found, float]:
   """All kernels, and the relative error of means that are taken over points.
+
+  Args:
+    plan_of: the plan of blocks of so many samples.
+    samples, others: both sets; others None: the same.
+    size: of a block, if there is memory for it.
+    max_gib: memory of one block.
 
   Raises:
     TheoryError: if a block of one sample takes more than `max_gib`.
   """
+  plan, compiled, size = _fitting(plan_of, samples, others, size, max_gib)
+  one = _all(plan, samples, others, size, 0, compiled)
   if not kernels.is_sampled(plan.output):
-    return _all(plan, samples, others, size, max_gib, 0), 0.0
-  one, other = (_all(plan, samples, others, size, max_gib, seed) for seed in (0, 1))
+    return one, 0.0
+  other = _all(plan, samples, others, size, 1, {})
   apart = float(jnp.linalg.norm(one.entk - other.entk) / jnp.maximum(
       jnp.linalg.norm(one.entk + other.entk), jnp.finfo(plan.dtype).tiny))
   return jax.tree.map(lambda a, b: (a + b) / 2, one, other), apart
 
 
-def _all(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float,
-         seed: int) -> Found:
-  compiled, size = _fitting(plan, samples, others, size, max_gib, seed)
+def _all(plan: Plan, samples: Samples, others: Samples | None, size: int, seed: int,
+         compiled: dict[bool, Program]) -> Found:
+  """All blocks; `compiled` has programs of blocks of samples with themselves, or with others."""
   rows = range(0, count_of(samples), size)
   columns = rows if others is None else range(0, count_of(others), size)
   grid: list[list[Found]] = []
@@ -121,15 +130,16 @@ def _check_variance(largest: float) -> None:
         f'erf, sin or cos, which are exact at any.')
 
 
-def _fitting(plan: Plan, samples: Samples, others: Samples | None, size: int, max_gib: float,
-             seed: int):
-  """A compiled program of as many samples as there is memory for."""
+def _fitting(plan_of: Callable[[int], Plan], samples: Samples, others: Samples | None, size: int,
+             max_gib: float) -> tuple[Plan, dict[bool, Program], int]:
+  """The plan, a compiled program, and the size of blocks that there is memory for."""
   same = others is None
   while True:
-    program = _compiled(plan, cut(samples, 0, size), same, seed)
+    plan = plan_of(size)
+    program = _compiled(plan, cut(samples, 0, size), same, 0)
     needed = _gib(program)
     if needed <= max_gib:
-      return {same: program}, size
+      return plan, {same: program}, size
     if size == 1:
       raise TheoryError(
           f'the kernels of one sample with another take {needed:.3g} GiB, and max_gib allows '
@@ -139,10 +149,10 @@ def _fitting(plan: Plan, samples: Samples, others: Samples | None, size: int, ma
     size = max(1, min(size - 1, math.floor(size * math.sqrt(max_gib / needed))))
 
 
-def _compiled(plan: Plan, part: Samples, same: bool, seed: int):
+def _compiled(plan: Plan, part: Samples, same: bool, seed: int) -> Program:
   """The program of one block; `same`: of samples with themselves."""
 
-  @functools.partial(jax.jit)
+  @jax.jit
   def block(left, right, variances):
     return kernels.find(plan.output, plan.credit, (left, right), same, variances, plan.dtype, seed)
 

@@ -12,7 +12,7 @@ many; numbers of samples, positions, classes and input features are what they ar
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,24 +22,21 @@ from flax import nnx
 
 from bioprop.errors import TheoryError, refusing_samples, require_sample
 from bioprop.limit import blocks
+from bioprop.limit.calls import call_of
 from bioprop.limit.credits import credit_of
 from bioprop.limit.inputs import inputs_of
 from bioprop.limit.parameters import Uses
 from bioprop.limit.reader import Reader, output_field
 from bioprop.limit.values import Known
-from bioprop.limit.variances import Draw, estimate
+from bioprop.limit.variances import estimate
 from bioprop.network.layered import trace
-from bioprop.network.store import by_path
-from bioprop.plug import linen as linen_plug
 from bioprop.plug import nnx as nnx_plug
-from bioprop.plug.choice import Where, choose, locate
+from bioprop.plug.choice import Choice, Where, choose, locate
 from bioprop.plug.function import Call, Returned, split
 from bioprop.rules import AnyRule, NetworkRule
 from bioprop.rules.gated import GatedLinear, seen_by_gates
-from bioprop.theory.fields.leaves import Applied, Given
+from bioprop.theory.fields.leaves import Applied, Field, Given, Weighted
 from bioprop.typing import Array, Key
-
-_STREAMS = ('params', 'feedback', 'dropout')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,22 +131,26 @@ def infinite(
   require_sample('infinite', samples)
   _check_constants(kwargs, blocks.count_of(samples))
   size = blocks.size_of(samples, others, block)
-  part = blocks.cut(samples, 0, size)
-  call, draw = _call_of(model, part, kwargs, init, key)
+  call, draw = call_of(model, blocks.cut(samples, 0, size), kwargs, init, key)
   choice = choose(rule) if rule is not None else _own_choice(model)
-  uses = Uses(call.params, None if draw is None else jax.jit(draw)(jax.random.fold_in(key, 2)))
-  field, ops, dtype = _read(call, uses, len(samples), output, choice.network)
-  found = estimate(uses, draw, variances or {}, jax.random.fold_in(key, 1), accuracy)
-  plan = blocks.Plan(field, credit_of(choice, field, ops, uses),
-                     {name: one.value for name, one in found.items()}, dtype)
-  kernels, error = blocks.run(plan, samples, others, size, max_gib)
-  named = lambda by_number: {op.weight.name: by_number[op.number] for op in ops
+  again = None if draw is None else jax.jit(draw)(jax.random.fold_in(key, 2))
+
+  def read(size: int) -> _Read:
+    part, _, _ = split(blocks.cut(samples, 0, size), kwargs)
+    return _read(dataclasses.replace(call, inputs=part), again, len(samples), output, choice)
+
+  first = read(size)
+  found = estimate(first.uses, draw, variances or {}, jax.random.fold_in(key, 1), accuracy)
+  values = {name: one.value for name, one in found.items()}
+  # A jaxpr is of so many samples as a block has.
+  plan_of = lambda at: (first if at == size else read(at)).plan(values)
+  kernels, error = blocks.run(plan_of, samples, others, size, max_gib)
+  named = lambda by_number: {op.weight.name: by_number[op.number] for op in first.ops
                              if op.number in by_number}
   drawn = math.sqrt(sum(one.error**2 for one in found.values()))
   return InfiniteKernels(
       kernels.nngp, kernels.ntk, kernels.entk, named(kernels.phi), named(kernels.g),
-      named(kernels.g_pseudo), kernels.shares, {name: one.value for name, one in found.items()},
-      math.hypot(drawn, error))
+      named(kernels.g_pseudo), kernels.shares, values, math.hypot(drawn, error))
 
 
 def _samples(x: Any) -> tuple[Array, ...]:
@@ -179,59 +180,6 @@ def _own_choice(model: Any):
   return choose('bp') if plug is None else plug.choice
 
 
-def _call_of(model: Any, part, kwargs, init: Any, key: Key) -> tuple[Call, Draw | None]:
-  """A call of the plain model at drawn parameters, and how to draw others."""
-  if isinstance(model, nn.Module):
-    return _linen(linen_plug.plain_model(model), part, kwargs, init, key)
-  if isinstance(model, nnx.Module):
-    plain = nnx_plug.uninstall(nnx.clone(model))
-    make = lambda model: nnx_plug.call_of(model, type(plain).__call__, part, kwargs)
-    draw = None if init is None else (lambda key: make(init(key)).params)
-    return make(plain), draw
-  if callable(model):
-    return _function(model, part, kwargs, init, key)
-  raise TypeError(f'bioprop.infinite takes a flax.linen module, an nnx module or a function of '
-                  f'(params, *inputs), and got {model!r}. Give it the model, as in '
-                  f'bioprop.infinite(MLP(), x).')
-
-
-def _linen(plain: nn.Module, part, kwargs, init, key: Key):
-  if init is not None:
-    raise TheoryError('a linen model draws its own parameters, and takes no init. Leave init out.')
-  streams = {name: jax.random.fold_in(key, at) for at, name in enumerate(_STREAMS)}
-
-  def make(key):
-    return plain.init({**streams, 'params': key}, *part, **kwargs)
-
-  with refusing_samples(type(plain).__name__, (part, kwargs)):
-    variables = jax.jit(make)(key)
-  params, held = variables.get('params', {}), {
-      name: one for name, one in variables.items() if name != 'params'}
-  draw = lambda key: by_path(nn.meta.unbox(make(key).get('params', {})))[0]
-  call = linen_plug.call_of(plain, nn.meta.unbox(params), held, part, kwargs, streams, None,
-                            nn.DenyList('params'))
-  return call, draw
-
-
-def _function(function, part, kwargs, init, key: Key):
-  if init is None:
-    raise TheoryError('of a function the parameters are not known. Say init=params, or better a '
-                      'function that draws them: init=lambda key: {...}.')
-  params = init(key) if callable(init) else init
-  leaves, keys = by_path(params)
-  structure, order = jax.tree.structure(params), list(leaves)
-  arrays, _, rebuild = split(part, kwargs)
-
-  def run(leaves, held, arrays):
-    del held
-    args, options = rebuild(arrays)
-    return function(jax.tree.unflatten(structure, [leaves[path] for path in order]), *args,
-                    **options), ()
-
-  draw = (lambda key: by_path(init(key))[0]) if callable(init) else None
-  return Call(getattr(function, '__name__', 'the function'), run, leaves, keys, (), arrays), draw
-
-
 def _gates(call: Call, rule: NetworkRule | None):
   """What the gates of a gated linear network see of its input; None of other networks."""
   if not isinstance(rule, GatedLinear):
@@ -241,9 +189,24 @@ def _gates(call: Call, rule: NetworkRule | None):
   return lambda relu, shape: Applied(lambda a: seen_by_gates(a, relu, shape), (Given(number),))
 
 
-def _read(call: Call, uses: Uses, samples: int, output: Where, rule: NetworkRule | None):
+class _Read(NamedTuple):
+  """A network as it was read: its output, ops, parameters, rules, and the dtype of kernels."""
+  output: Field
+  ops: list[Weighted]
+  uses: Uses
+  choice: Choice
+  dtype: jnp.dtype
+
+  def plan(self, variances: Mapping[str, float]) -> blocks.Plan:
+    """What is to be computed, with variances by the names of uses."""
+    credit = credit_of(self.choice, self.output, self.ops, self.uses)
+    return blocks.Plan(self.output, credit, variances, self.dtype)
+
+
+def _read(call: Call, again: Mapping[str, Array] | None, samples: int, output: Where,
+          choice: Choice) -> _Read:
   """The network as a field of its samples, so many arrays of them, and constants after these."""
-  returned = Returned()
+  returned, uses = Returned(), Uses(call.params, again)
 
   def function(params, held, inputs):
     out, state = call.function(params, held, inputs)
@@ -252,11 +215,10 @@ def _read(call: Call, uses: Uses, samples: int, output: Where, rule: NetworkRule
   with refusing_samples(call.name, call.inputs):
     traced = trace(function, call.params, call.held, call.inputs)
   position, leaf = returned.position(*locate(returned.restore(traced.out[0]), output))
-  reader = Reader(uses, _gates(call, rule))
+  reader = Reader(uses, _gates(call, choice.network))
   leaves = jax.tree.leaves(call.inputs)
   arguments = [*map(uses.param, traced.paths), *map(Known, jax.tree.leaves(call.held)),
                *inputs_of(leaves[:samples]), *map(Known, leaves[samples:])]
   outs = reader.read(traced.closed, arguments)
   dtype = leaf.dtype if jnp.finfo(leaf.dtype).bits >= 32 else jnp.dtype(jnp.float32)
-  return output_field(outs[position], call.name), reader.ops, dtype
-
+  return _Read(output_field(outs[position], call.name), reader.ops, uses, choice, dtype)

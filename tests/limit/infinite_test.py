@@ -8,6 +8,7 @@ from flax import nnx
 
 import bioprop
 from bioprop.errors import BiopropError, ConvergenceError, TheoryError
+from bioprop.limit import blocks
 from bioprop.models import MLP
 from bioprop.theory import ReLU, lazy_kernels
 
@@ -67,12 +68,34 @@ def test_blocks_and_two_sets_of_samples():
   """Blocks give what the whole gives; other samples are columns of a larger kernel."""
   model, options = made(conv_net), {'variances': {'*/kernel': 0.1}, 'rule': 'align_prop'}
   whole = bioprop.infinite(model, IMAGES, **options)
-  blocks = bioprop.infinite(model, IMAGES, block=2, **options)
+  cut = bioprop.infinite(model, IMAGES, block=2, **options)
   apart = bioprop.infinite(model, IMAGES[:2], IMAGES[2:], block=2, **options)
-  for one, part, cut in zip(*(jax.tree.leaves((own.nngp, own.ntk, own.entk, own.phi, own.g))
-                              for own in (whole, blocks, apart))):
+  for one, part, corner in zip(*(jax.tree.leaves((own.nngp, own.ntk, own.entk, own.phi, own.g))
+                                 for own in (whole, cut, apart))):
     close(part, one)
-    close(cut, one[:2, 2:])
+    close(corner, one[:2, 2:])
+
+
+def flattened(x):
+  return nn.Dense(2)(nn.relu(nn.Dense(8)(x.reshape(len(x), -1))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', ['bp', 'gln'])
+def test_blocks_are_as_small_as_memory_asks(rule, monkeypatch):
+  """A model that reshapes its samples, of which a block of five takes too much."""
+  options = {'variances': {'*/kernel': 0.1}, 'rule': rule}
+  whole, real, told = bioprop.infinite(made(flattened), IMAGES, **options), blocks._gib, []
+
+  def too_much_at_first(program):
+    told.append(real(program))
+    return 10.0 if len(told) == 1 else told[-1]
+
+  monkeypatch.setattr(blocks, '_gib', too_much_at_first)
+  parts = bioprop.infinite(made(flattened), IMAGES, **options)
+  assert len(told) == 2
+  for one, part in zip(*(jax.tree.leaves((own.nngp, own.entk, own.g)) for own in (whole, parts))):
+    close(part, one)
 
 
 @pytest.mark.slow

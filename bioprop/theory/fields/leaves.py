@@ -17,8 +17,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
 from bioprop.theory.activations import Activation
 from bioprop.theory.fields.positions import Contraction, PositionMap
 from bioprop.typing import Array
@@ -42,16 +40,6 @@ class Given(Data):
 
   def array(self, of, side):
     return of.given[side][self.number]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Fixed(Data):
-  """The same numbers for all samples."""
-  value: Any
-
-  def array(self, of, side):
-    del of, side
-    return jnp.asarray(self.value)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -261,9 +249,8 @@ class Function(Leaf):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Moved(Leaf):
-  """A linear map of the positions of a field."""
-  map: PositionMap
+class Image(Leaf):
+  """What a linear map makes of a field: Gaussian if the field is."""
   field: Field
 
   def parts(self):
@@ -275,7 +262,13 @@ class Moved(Leaf):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Gained(Leaf):
+class Moved(Image):
+  """A linear map of the positions of a field."""
+  map: PositionMap
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gained(Image):
   """A field that is multiplied, feature by feature, by a parameter that starts as a constant.
 
   Attributes:
@@ -284,17 +277,9 @@ class Gained(Leaf):
     value: what it starts as, times its slope.
     pattern: as in `Added`.
   """
-  field: Field
   parameter: Parameter
   value: float
   pattern: Any = None
-
-  def parts(self):
-    return (self.field,)
-
-  @property
-  def gaussian(self):
-    return is_gaussian(self.field)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
