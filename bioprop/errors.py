@@ -1,5 +1,7 @@
 """The mistakes that bioprop knows by name: one class each, so that callers can catch just one.
 
+Below the classes stand the messages that several places share, and the longest ones of the fronts.
+
 Every message is one paragraph: what happened, the value, why it cannot work, and the line to type.
 """
 import contextlib
@@ -93,6 +95,10 @@ class WorkdirError(BiopropError):
   """The working directory cannot be used for this run."""
 
 
+class InUseError(WorkdirError):
+  """Another process holds the directory."""
+
+
 class CheckpointError(BiopropError):
   """A checkpoint cannot be read, or is not what was written."""
 
@@ -129,8 +135,8 @@ def refusing_forward_mode() -> Iterator[None]:
         'a derivative of a plugged model was asked for in forward mode (jax.jvp, jax.jacfwd, '
         'jax.linearize, jax.hessian), and a rule says only how errors go back: its '
         'pseudogradients are the derivatives of no function. Take them in reverse mode, jax.grad, '
-        'jax.vjp or jax.jacrev, or as bioprop.jacobians(model, x).pseudo(variables). For true '
-        'derivatives call the plain model, without wrap, install or transform, as in '
+        'jax.vjp or jax.jacrev, or as bioprop.measure.jacobians(model, x).pseudo(variables). For '
+        'true derivatives call the plain model, without bioprop.plug, as in '
         'jax.hessian(lambda params: loss(plain.apply({\'params\': params}, x))).') from error
 
 
@@ -148,9 +154,10 @@ def refusing_samples(name: str, sample: Any) -> Iterator[None]:
     raise
   except Exception as error:  # Whatever the user's model raises.
     raise SampleError(
-        f'{name} cannot be called on {_shapes(sample)}: {type(error).__name__} (see above). Give '
+        f'{name} cannot be called on {shapes(sample)}: {type(error).__name__} (see above). Give '
         f'one batch of its inputs, of the shapes and with the keyword arguments that it is trained '
-        f'on, for instance x, train=False with x = jnp.zeros((8, 784)).') from error
+        f'on, for instance x, train=False with x = jnp.zeros((8, 784)); of NNX, in the mode that '
+        f'it is trained in: model.train().') from error
 
 
 def require_sample(name: str, *arguments: Any) -> None:
@@ -158,11 +165,65 @@ def require_sample(name: str, *arguments: Any) -> None:
   if not any(hasattr(leaf, 'shape') for leaf in jax.tree.leaves(arguments)):
     raise SampleError(
         f'{name} must know the shapes of the model\'s inputs, and was given '
-        f'{_shapes(arguments[0])}. Give it one batch, arrays or jax.ShapeDtypeStructs, as the '
+        f'{shapes(arguments[0])}. Give it one batch, arrays or jax.ShapeDtypeStructs, as the '
         f'model is called: bioprop.{name}(..., x).')
 
 
-def _shapes(sample: Any) -> str:
+def no_sample(rule: str) -> FeedbackMissingError:
+  """What is said where a rule must know the shapes inside an NNX model."""
+  return FeedbackMissingError(
+      f'{rule} must know the shapes inside the network and of its output, and plug was given no '
+      f'sample of the model\'s input. Give it one batch, after the rngs, and the arguments with '
+      f'which the model is called: bioprop.plug(model, rule, rngs, x), or '
+      f'bioprop.flags.plug(model, x).')
+
+
+def no_streams() -> FeedbackMissingError:
+  """What is said where a rule draws feedback of an NNX model, and is given no random streams."""
+  return FeedbackMissingError(
+      'this rule draws feedback weights at random, and plug was given no rngs. Give it some: '
+      'bioprop.plug(model, rule, nnx.Rngs(0)).')
+
+
+def odd_streams(given: Any) -> TypeError:
+  """What is said where something else stands in the place of random streams."""
+  return TypeError(
+      f'bioprop.plug draws feedback from its third argument, and got {shapes(given)}. The sample '
+      f'comes after it: bioprop.plug(model, rule, nnx.Rngs(0), x).')
+
+
+def other_streams(names: list[str]) -> FeedbackMissingError:
+  """What is said of random streams among which feedback's is not."""
+  return FeedbackMissingError(
+      f'feedback is drawn from the stream \'feedback\' of the rngs, or from \'default\', and they '
+      f'have only {names}. Give plug others: bioprop.plug(model, rule, nnx.Rngs(feedback=0)).')
+
+
+def plugged_already(at: str, rule: str) -> PluggedError:
+  """What is said where a model, or its module at a place, has a rule."""
+  return PluggedError(
+      f'the model{at} {rule} already, and two rules cannot both act on its weights. Take that out '
+      f'first: bioprop.unplug(model); or mix rules in one choice: '
+      f'{{\'conv*\': \'fa\', \'*\': \'dfa\'}}.')
+
+
+def not_plugged(model: str, part: str) -> PluggedError:
+  """What is said where a model is to be described whose part alone was plugged."""
+  return PluggedError(
+      f'{model} was not plugged, and its module at {part!r} was, alone or in another model. '
+      f'Describe that: bioprop.describe(plugged, None, x).')
+
+
+def not_described(model: Any) -> TypeError:
+  """What is said of models that `describe` does not take, such as functions."""
+  return TypeError(
+      f'bioprop.describe takes a flax.linen or an nnx module, and got {type(model)}. Of a '
+      f'function, what bioprop.plug(function, rule).init_feedback(key, params, x) returns has an '
+      f'entry for each weight that sends errors back.')
+
+
+def shapes(sample: Any) -> str:
+  """The dtypes and shapes of all arrays of a sample, for a message."""
   leaves = jax.tree.leaves(sample, is_leaf=lambda leaf: leaf is None)
   return ', '.join(f'{leaf.dtype}{list(leaf.shape)}' if hasattr(leaf, 'dtype') else repr(leaf)
                    for leaf in leaves) or 'nothing'

@@ -3,7 +3,7 @@
 An absl program gets the flags by one line, and its model by another:
 
   bioprop.flags.define()                       # beside the program's own flags
-  model = bioprop.from_flags(model)            # where the program makes its model
+  model = bioprop.flags.plug(model)            # where the program makes its model
 
 Without a flag on the command line the rule is 'bp', and the program is what it was.
 """
@@ -22,10 +22,9 @@ from absl import flags
 from flax import nnx
 
 from bioprop.errors import ConfigError, RuleOptionError, UnknownRuleError
-from bioprop.plug.choice import Where
-from bioprop.plug.function import FEEDBACK
-from bioprop.plug.linen import wrap
-from bioprop.plug.nnx import install
+from bioprop.fronts import plug as front
+from bioprop.fronts.choice import Where
+from bioprop.fronts.function import FEEDBACK
 from bioprop.rules import RULES, AnyRule, NetworkRule, Op, Site, make
 
 _NAMES = ('rule', 'rule_options', 'rule_seed')
@@ -48,7 +47,7 @@ def define(prefix: str = '') -> None:
     if ours != prefix:
       raise ConfigError(
           f'bioprop.flags.define({prefix!r}) was called after bioprop.flags.define({ours!r}), and '
-          f'from_flags could not know which of the two flags holds. Call one of them.')
+          f'flags.plug could not know which of the two flags holds. Call one of them.')
     return
   for name in _NAMES:
     if prefix + name in flags.FLAGS:
@@ -89,21 +88,21 @@ def rule() -> AnyRule:
   return _make(_value('rule'), _value('rule_options'))
 
 
-def from_flags(model: Any, *sample: Any, output: Where = None, **kwargs: Any) -> Any:
+def plug(model: Any, *sample: Any, output: Where = None, **kwargs: Any) -> Any:
   """Plugs the rule of the flags into a model; under --rule=bp, returns it as it is.
 
-  A linen model is wrapped. Without a sample its feedback is made by `init`, to be carried in the
+  Of a linen model: without a sample its feedback is made by `init`, to be carried in the
   collection 'feedback' as one carries `batch_stats`. With a sample the feedback is made here, from
   --rule_seed, and bound into the model, for programs that carry only `params`. It is made once for
-  equal models, rules and shapes, also where `from_flags` stands inside a jitted step.
+  equal models, rules and shapes, also where this stands inside a jitted step.
 
-  An NNX model is changed in place by `bioprop.install`, with `nnx.Rngs(feedback=rule_seed)`.
+  An NNX model is changed in place by `bioprop.plug`, with `nnx.Rngs(feedback=rule_seed)`.
 
   Args:
     model: a linen module, unbound, or an NNX module.
     *sample: inputs of the model; of a linen model only their shapes and dtypes matter. An NNX
       model needs them for rules that broadcast the error.
-    output: which of the model's outputs carries the error, as in `bioprop.wrap`.
+    output: which of the model's outputs carries the error, as in `bioprop.plug`.
     **kwargs: the model's keyword arguments, such as train=False, beside the sample.
 
   Returns:
@@ -117,15 +116,15 @@ def from_flags(model: Any, *sample: Any, output: Where = None, **kwargs: Any) ->
   chosen = rule()
   if not isinstance(model, nn.Module | nnx.Module):
     raise TypeError(
-        f'bioprop.from_flags takes an instance of a flax.linen or flax.nnx module, and got '
-        f'{model!r}. Make one first, as in bioprop.from_flags(MyModel()).')
+        f'bioprop.flags.plug takes an instance of a flax.linen or flax.nnx module, and got '
+        f'{model!r}. Make one first, as in bioprop.flags.plug(MyModel()).')
   if chosen.exact:
     return model
   if isinstance(model, nnx.Module):
     rngs = nnx.Rngs(feedback=_value('rule_seed'))
-    return install(model, chosen, rngs, *sample, output=output, **kwargs)
+    return front.plug(model, chosen, rngs, *sample, output=output, **kwargs)
   if not sample:
-    return wrap(model, chosen, output=output)
+    return front.plug(model, chosen, output=output)
   leaves, structure = jax.tree.flatten((sample, kwargs))
   recipe = _Recipe(
       model, chosen, output, _value('rule_seed'), tuple(map(_abstract, leaves)), structure)
@@ -164,7 +163,7 @@ class _Recipe:
 @functools.lru_cache(maxsize=16)
 def _bound(recipe: _Recipe) -> nn.Module:
   """The plugged model, with its feedback bound as constants even under a trace."""
-  plugged = wrap(recipe.model, recipe.rule, output=recipe.output)
+  plugged = front.plug(recipe.model, recipe.rule, output=recipe.output)
 
   def grow(key):
     dummies = [jax.lax.full(leaf.shape, 0, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct)
@@ -177,14 +176,14 @@ def _bound(recipe: _Recipe) -> nn.Module:
     if _mixes_weights(recipe.rule):
       raise ConfigError(
           f'{recipe.rule} makes its feedback out of the model\'s initial weights, and '
-          f'from_flags(model, sample) does not know them: the program draws them later, with a key '
-          f'of its own. Bind what that init returned: model = bioprop.from_flags(model), variables '
-          f'= model.init(key, x), model = bioprop.wrap(model, bioprop.flags.rule(), '
+          f'flags.plug(model, sample) does not know them: the program draws them later, with a key '
+          f'of its own. Bind what that init returned: model = bioprop.flags.plug(model), variables '
+          f'= model.init(key, x), model = bioprop.plug(model, bioprop.flags.rule(), '
           f'variables=variables).')
     # The forward pass is not needed for the feedback, and XLA drops it.
     made = jax.jit(grow)(jax.random.key(recipe.seed))
   variables = {FEEDBACK: made} if made else None
-  return wrap(recipe.model, recipe.rule, variables=variables, output=recipe.output)
+  return front.plug(recipe.model, recipe.rule, variables=variables, output=recipe.output)
 
 
 def _mixes_weights(chosen: AnyRule) -> bool:
@@ -218,7 +217,7 @@ def _value(name: str) -> Any:
   prefix = _prefix()
   if prefix is None:
     raise ConfigError(
-        f'bioprop.from_flags reads the flag --{name}, which this program does not define. Call '
+        f'bioprop.flags.plug reads the flag --{name}, which this program does not define. Call '
         f'bioprop.flags.define() where it defines its own flags, before app.run(main).')
   return getattr(flags.FLAGS, prefix + name)
 

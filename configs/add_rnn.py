@@ -10,7 +10,7 @@ The learning rate 0.2 is 0.001 in units of the paper, whose loss is the sum over
 squares without the half: the paper's losses are 200 times these. Other than there, the first state
 is zero and is not trained.
 
-Results: docs/results/align.md.
+Results: docs/pages/results/align.md.
 """
 from bioprop.training import base
 

@@ -1,7 +1,7 @@
 """Characters (a novel, embedded: needs no files), a transformer of two layers of width 64.
 
     python train.py --config=configs/characters_transformer.py --config.rule=fa
-    python -m bioprop.bench.compare WORKDIR WORKDIR ... --out=losses.png    # several runs, one plot
+    bioprop report WORKDIR WORKDIR ... --out=report    # several runs beside the text's entropies
 
 Cost: 12 epochs of 169 steps, about two minutes on one CPU core.
 

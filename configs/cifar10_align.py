@@ -11,7 +11,7 @@ learning rate 1 is 5 in units of the paper, whose loss is a mean over classes of
 half. Other than there: 2 epochs in place of 150, which two CPU cores can do; images, which are
 JPEGs of quality 75, are standardised for each channel.
 
-Results: docs/results/align.md.
+Results: docs/pages/results/align.md.
 """
 from bioprop.training import base
 

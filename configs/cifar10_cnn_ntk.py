@@ -1,9 +1,9 @@
 r"""CIFAR-10, the LeNet of configs/cifar10_lenet.py at half the width, with all probes.
 
-    python -m bioprop.bench.sweep runs/ntk configs/cifar10_cnn_ntk.py \
+    bioprop sweep runs/ntk configs/cifar10_cnn_ntk.py \
         --rules=bp,fa,dfa,hebb,gln,align_ada --seeds=0 --data_dir=...
 
-Results: docs/results/representation.md.
+Results: docs/pages/results/representation.md.
 """
 from bioprop.training import base
 

@@ -6,7 +6,7 @@ After the colon stand the network's width (128 if nothing is said) and, after a 
 training examples to use (all 55000 if nothing is said). 10 epochs of all, 110 of 5000, and 300 of
 500 or less. Cost: a minute on two cores at width 512.
 
-Results: docs/results/align.md.
+Results: docs/pages/results/align.md.
 """
 from bioprop.training import base
 

@@ -12,7 +12,8 @@ trained on), --config.seed=0 and 1; in brackets the error of BioTorch after 100 
     bp    99.24 99.38   error .69  [.91]     usf   99.23 99.26   .755 [.94]
     fa    98.33 98.45         1.61 [1.7]     frsf  99.26         .74  [.97]
     dfa   98.51 98.74         1.375 [1.61]   brsf  99.14         .86  [.91]
-    kp    99.38 99.25         .685
+    kp    99.38 99.25         .685          pfa   99.27 99.33   .70
+                                            dkp   98.38 98.46   1.58
 """
 from bioprop.training import base
 

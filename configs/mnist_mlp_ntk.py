@@ -1,13 +1,13 @@
 r"""MNIST, three hidden ReLU layers at the scale of feature learning, with all probes.
 
-    python -m bioprop.bench.sweep runs/ntk configs/mnist_mlp_ntk.py \
+    bioprop sweep runs/ntk configs/mnist_mlp_ntk.py \
         --rules=bp,fa,dfa,hebb,gln,align_ada --seeds=0 --data_dir=...
 
 After a colon may stand the richness gamma_0 (1 if nothing is said): configs/mnist_mlp_ntk.py:0.3.
 Features move by O(gamma_0) (Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 1).
 
-Results: docs/results/representation.md, whose pictures are drawn by
-`python -m bioprop.bench.pictures RUN ...`.
+Results: docs/pages/results/representation.md, whose pictures are drawn by
+`bioprop report RUN`.
 """
 from bioprop.training import base
 

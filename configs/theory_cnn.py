@@ -1,10 +1,10 @@
 r"""Images at infinite width, beside convolutional networks of several widths, rule by rule.
 
-    python -m bioprop.bench.theory --config=configs/theory_cnn.py --config.data_dir=...
+    bioprop theory --config=configs/theory_cnn.py --config.data_dir=...
 
 Two 3 x 3 convolutions of sqrt(2) ReLUs with strides 2 and a readout of all positions, trained by
 gradient descent on all samples; images are means over 4 x 4 pixels (MNIST 7 x 7, CIFAR-10 8 x 8),
-which keeps kernels of 2500 samples and networks in minutes. Results: docs/results/theory.md.
+which keeps kernels of 2500 samples and networks in minutes. Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

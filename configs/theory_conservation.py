@@ -1,9 +1,9 @@
 r"""Theorem 1 of Robertson & Koyejo 2023 (arXiv 2306.01870): what feedback alignment conserves.
 
-    python -m bioprop.bench.theory --config=configs/theory_conservation.py
+    bioprop theory --config=configs/theory_conservation.py
 
 Three hidden layers, of ReLU and of tanh units, for the same time in steps of several sizes.
-Results: docs/results/theory.md.
+Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

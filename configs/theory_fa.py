@@ -1,9 +1,9 @@
 r"""Feedback alignment at three correlations with the weights, beside networks of four widths.
 
-    python -m bioprop.bench.theory --config=configs/theory_fa.py
+    bioprop theory --config=configs/theory_fa.py
 
 Two hidden layers of tanh units, far from the lazy limit (gamma_0 = 2). Results:
-docs/results/theory.md.
+docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -1,9 +1,9 @@
 r"""Figure 1 of Bordelon & Pehlevan 2023 (arXiv 2210.02157): alignment under four rules.
 
-    python -m bioprop.bench.theory --config=configs/theory_figure1.py
+    bioprop theory --config=configs/theory_figure1.py
 
 One hidden layer of sqrt(2) ReLUs at gamma_0 = 2 on ten random vectors in 50 dimensions. Results:
-docs/results/theory.md.
+docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -1,8 +1,8 @@
 r"""Figure 2 of Bordelon & Pehlevan 2023 (arXiv 2210.02157): the kernel before training.
 
-    python -m bioprop.bench.theory --config=configs/theory_figure2.py
+    bioprop theory --config=configs/theory_figure2.py
 
-Networks of sqrt(2) ReLUs, none of them trained. Results: docs/results/theory.md.
+Networks of sqrt(2) ReLUs, none of them trained. Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -1,8 +1,8 @@
 r"""Figure 3 of Bordelon & Pehlevan 2023 (arXiv 2210.02157): direct feedback alignment, ever richer.
 
-    python -m bioprop.bench.theory --config=configs/theory_figure3.py
+    bioprop theory --config=configs/theory_figure3.py
 
-Three hidden layers of tanh units. Results: docs/results/theory.md.
+Three hidden layers of tanh units. Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -1,9 +1,9 @@
 r"""Figure 4 of Bordelon & Pehlevan 2023 (arXiv 2210.02157): feedback that knows of the weights.
 
-    python -m bioprop.bench.theory --config=configs/theory_figure4.py
+    bioprop theory --config=configs/theory_figure4.py
 
 Three hidden layers of linear units on ten random vectors in 50 dimensions. Results:
-docs/results/theory.md.
+docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -1,8 +1,8 @@
 r"""Figure 5 of Bordelon & Pehlevan 2023 (arXiv 2210.02157): two linear layers, whitened data.
 
-    python -m bioprop.bench.theory --config=configs/theory_figure5.py
+    bioprop theory --config=configs/theory_figure5.py
 
-Hebb's features move as gamma_0, and it has a smaller one. Results: docs/results/theory.md.
+Hebb's features move as gamma_0, and it has a smaller one. Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -1,8 +1,8 @@
 r"""Theorem 2 of Robertson & Koyejo 2023 (arXiv 2306.01870): which solution, and how soon.
 
-    python -m bioprop.bench.theory --config=configs/theory_minimum_norm.py
+    bioprop theory --config=configs/theory_minimum_norm.py
 
-Two linear layers, and fewer samples than inputs. Results: docs/results/theory.md.
+Two linear layers, and fewer samples than inputs. Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

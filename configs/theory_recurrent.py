@@ -1,9 +1,9 @@
 r"""Credit in time in linear recurrent networks: Williams, Payeur & Lajoie 2026 (arXiv 2606.00243).
 
-    python -m bioprop.bench.theory --config=configs/theory_recurrent.py
+    bioprop theory --config=configs/theory_recurrent.py
 
 Four modes, students of four units (of eight, with two outputs, where ranks are counted), in
-float64. Results: docs/results/theory.md.
+float64. Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -1,12 +1,12 @@
 r"""Hidden layers of sqrt(2) ReLUs under every rule, beside networks of four widths.
 
-    python -m bioprop.bench.theory --config=configs/theory_relu.py:DEPTH --out=DIR
+    bioprop theory --config=configs/theory_relu.py:DEPTH --out=DIR
 
 DEPTH is 2 (also without it), 3 or another. Backprop and gated linear networks at gamma_0 = 1,
 feedback alignment and direct feedback alignment at gamma_0 = 2, and 1.5 where there are more than
 two layers. Backprop at gamma_0 = 2 is left out: the learning rate times the largest eigenvalue of
 its kernel passes 2 there, where fluctuations decide what comes after, and networks of a width have
-others than copies. Results: docs/results/theory.md.
+others than copies. Results: docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 from bioprop.errors import ConfigError

@@ -1,9 +1,9 @@
 r"""Every rule at its own richness, beside networks of four widths.
 
-    python -m bioprop.bench.theory --config=configs/theory_rules.py
+    bioprop theory --config=configs/theory_rules.py
 
 Two hidden layers of tanh units; gated linear networks have these as gates. Results:
-docs/results/theory.md.
+docs/pages/results/theory.md.
 """
 from bioprop.bench.theory.config import base
 

@@ -38,7 +38,7 @@ def train_step(state, x, y):
 def main(argv):
   x, y = jnp.sin(jnp.arange(60.)).reshape(12, 5), jnp.arange(12) % 3
   model = Net()
-  model = bioprop.from_flags(model, x) #
+  model = bioprop.flags.plug(model, x) #
   state = train_state.TrainState.create(
       apply_fn=model.apply, params=model.init(jax.random.key(0), x)['params'],
       tx=optax.sgd(LEARNING_RATE.value))
@@ -170,55 +170,55 @@ def test_a_program_with_a_rule_of_its_own(parse):
   parse('--rule=minority', '--learning_rule=usf', '--learning_rule_options=scale=2',
         prefix='learning_')
   assert bioprop.flags.rule() == bioprop.make('usf', scale=2.0)
-  assert bioprop.from_flags(Net()) == bioprop.wrap(Net(), bioprop.make('usf', scale=2.0))
+  assert bioprop.flags.plug(Net()) == bioprop.plug(Net(), bioprop.make('usf', scale=2.0))
 
 
 def test_undefined_flags_are_told():
   with pytest.raises(ConfigError, match=r'Call bioprop.flags.define\(\)'):
-    bioprop.from_flags(Net())
+    bioprop.flags.plug(Net())
 
 
 def test_backprop_leaves_the_model_as_it_is(parse):
   parse()
   linen, module = Net(), NnxNet(nnx.Rngs(0))
-  assert bioprop.from_flags(linen, X) is linen
-  assert bioprop.from_flags(module, X) is module and type(module.hidden) is nnx.Linear
+  assert bioprop.flags.plug(linen, X) is linen
+  assert bioprop.flags.plug(module, X) is module and type(module.hidden) is nnx.Linear
 
 
 def test_something_that_is_no_model(parse):
   parse('--rule=fa')
-  with pytest.raises(TypeError, match='from_flags takes an instance'):
-    bioprop.from_flags(Net)
+  with pytest.raises(TypeError, match='flags.plug takes an instance'):
+    bioprop.flags.plug(Net)
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'frsf', 'usf', 'kp', 'hebb'])
 def test_a_loop_that_carries_only_parameters(parse, rule):
   """The feedback is what init of the plugged model makes of the seed."""
   parse(f'--rule={rule}', '--rule_seed=3')
-  model = bioprop.from_flags(Net(), X)
+  model = bioprop.flags.plug(Net(), X)
   params = model.init(jax.random.key(1), X)['params']
   keys = {'params': jax.random.key(3), 'feedback': jax.random.key(3)}
-  variables = bioprop.wrap(Net(), rule).init(keys, X)
-  bound = (bioprop.wrap(Net(), rule, variables=variables) if 'feedback' in variables
-           else bioprop.wrap(Net(), rule))
+  variables = bioprop.plug(Net(), rule).init(keys, X)
+  bound = (bioprop.plug(Net(), rule, variables=variables) if 'feedback' in variables
+           else bioprop.plug(Net(), rule))
   # Two programs: XLA may order their sums differently.
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
                gradient(model, params), gradient(bound, params))
-  assert bioprop.from_flags(Net(), X + 1) is model
+  assert bioprop.flags.plug(Net(), X + 1) is model
   if 'feedback' in variables:
     flags.FLAGS.rule_seed = 4
-    other = gradient(bioprop.from_flags(Net(), X), params)
+    other = gradient(bioprop.flags.plug(Net(), X), params)
     assert np.any(other['Dense_0']['kernel'] != gradient(model, params)['Dense_0']['kernel'])
 
 
 def test_inside_a_jitted_step(parse):
   """The feedback is one constant, not drawn again at every step; keys and flags may be inputs."""
   parse('--rule=dfa')
-  params = bioprop.from_flags(Net()).init(jax.random.key(0), X)['params']
+  params = bioprop.flags.plug(Net()).init(jax.random.key(0), X)['params']
 
   @jax.jit
   def step(params, x, key):
-    model = bioprop.from_flags(Net(), x, key, train=True)
+    model = bioprop.flags.plug(Net(), x, key, train=True)
     run = lambda p: model.apply({'params': p}, x, key, True, rngs={'dropout': key})
     return jax.grad(lambda p: run(p).sum())(params)
 
@@ -232,24 +232,24 @@ def test_numpy_token_ids(parse):
   """int64, which JAX takes for int32."""
   parse('--rule=dfa')
   tokens = np.arange(8).reshape(2, 4) % 7
-  assert bioprop.from_flags(Words(), tokens) is bioprop.from_flags(Words(), jnp.asarray(tokens))
+  assert bioprop.flags.plug(Words(), tokens) is bioprop.flags.plug(Words(), jnp.asarray(tokens))
 
 
 @pytest.mark.slow
 def test_models_that_cannot_be_hashed(parse):
   parse('--rule=fa')
-  one, two = (bioprop.from_flags(Net([5, 4]), X) for _ in range(2))
+  one, two = (bioprop.flags.plug(Net([5, 4]), X) for _ in range(2))
   params = one.init(jax.random.key(0), X)['params']
   jax.tree.map(np.testing.assert_array_equal, gradient(one, params), gradient(two, params))
 
 
 def test_feedback_made_of_the_initial_weights(parse):
-  """They are not known where from_flags stands; carried as a collection, it works."""
+  """They are not known where flags.plug stands; carried as a collection, it works."""
   parse('--rule=fa', '--rule_options=rho=0.5')
-  with pytest.raises(ConfigError, match=r'bioprop.wrap\(model, bioprop.flags.rule\(\), variables='):
-    bioprop.from_flags(Net(), X)
-  variables = bioprop.from_flags(Net()).init(jax.random.key(0), X)
-  plain = bioprop.wrap(Net(), bioprop.make('fa', rho=0.5)).init(jax.random.key(0), X)
+  with pytest.raises(ConfigError, match=r'bioprop.plug\(model, bioprop.flags.rule\(\), variables='):
+    bioprop.flags.plug(Net(), X)
+  variables = bioprop.flags.plug(Net()).init(jax.random.key(0), X)
+  plain = bioprop.plug(Net(), bioprop.make('fa', rho=0.5)).init(jax.random.key(0), X)
   jax.tree.map(np.testing.assert_array_equal, variables, plain)
 
 
@@ -257,8 +257,8 @@ def test_feedback_made_of_the_initial_weights(parse):
 def test_an_nnx_model_is_changed_in_place(parse, rule):
   parse(f'--rule={rule}', '--rule_seed=7')
   models = [NnxNet(nnx.Rngs(0)) for _ in range(2)]
-  assert bioprop.from_flags(models[0], X) is models[0]
-  bioprop.install(models[1], rule, nnx.Rngs(feedback=7), X)
+  assert bioprop.flags.plug(models[0], X) is models[0]
+  bioprop.plug(models[1], rule, nnx.Rngs(feedback=7), X)
   grads = [nnx.grad(lambda m: jnp.mean(jnp.sin(m(X))))(model) for model in models]
   plain = nnx.grad(lambda m: jnp.mean(jnp.sin(m(X))))(NnxNet(nnx.Rngs(0)))
   jax.tree.map(np.testing.assert_array_equal, *map(nnx.to_pure_dict, grads))
@@ -268,6 +268,6 @@ def test_an_nnx_model_is_changed_in_place(parse, rule):
 def test_nnx_feedback_may_be_made_of_the_initial_weights(parse):
   """They are there when the rule is installed."""
   parse('--rule=fa', '--rule_options=rho=1')
-  model = bioprop.from_flags(NnxNet(nnx.Rngs(0)))
+  model = bioprop.flags.plug(NnxNet(nnx.Rngs(0)))
   np.testing.assert_allclose(model.bioprop_feedback['readout']['kernel'][...],
                              model.readout.kernel[...])

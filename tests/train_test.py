@@ -51,7 +51,7 @@ def test_bare_it_trains(bare):
   assert header.split()[:2] == ['rule', 'epochs'] and row.split()[:2] == ['fa', '2']
   run = path / 'runs' / 'digits_mlp-fa-seed0'
   assert {path.name.split('.')[0] for path in run.iterdir()} == {
-      '', 'config', 'metrics', 'events', 'checkpoints', 'curves'}
+      '', 'config', 'environment', 'metrics', 'events', 'checkpoints', 'curves'}
   assert (run / 'curves.png').read_bytes().startswith(b'\x89PNG')
   assert json.loads((run / 'config.json').read_text())['model_options']['hidden'] == [8]
 
@@ -79,10 +79,10 @@ def test_again_it_trains_anew_beside_it(bare, train):
     (['--rule=dfa'], ['Did you mean --config.rule=dfa?']),
     (['--config.rule=DFA'], ["Did you mean 'dfa'?"]),
     (['--config.Rule=dfa'], ['Did you mean --config.rule?']),
-    (['--config=configs/nope.py'], ['configs/nope.py, seen from', f'={ROOT}/configs/']),
+    (['--config=configs/nope.py'], ['configs/nope.py, seen from', ' --config=mnist_lenet']),
     ([f'--config={ROOT}/LICENSE'], ['LICENSE', 'cannot be loaded']),
     ([f'--config={ROOT}/configs/theory_fa.py'],
-     ['python -m bioprop.bench.theory', 'train.py --config=']),
+     ['bioprop theory --config=', 'bioprop train --config=mnist_lenet']),
     (['dfa'], ["'dfa'", '--config']),
     (['--config.dataset=digts'], ["'digits'"]),
     (['--config.warmup_epochs=29.999'], ['29.999', '--config.warmup_epochs=3.']),
@@ -97,6 +97,16 @@ def test_a_mistake_is_one_paragraph_and_leaves_nothing(train, tmp_path, flags, w
   for word in words:
     assert word in paragraph
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_raises_is_one_paragraph_without_its_traceback(train, tmp_path):
+  """Of a TypeError, which ml_collections shows with all of its frames."""
+  (tmp_path / 'own.py').write_text(
+      'from bioprop.training import base\n\n\ndef get_config():\n  config = base()\n'
+      '  config.model = dict\n  return config\n')
+  paragraph = _paragraph(train(tmp_path, '--config=own.py'))
+  assert 'own.py cannot be loaded: TypeError: ' in paragraph and "'model'" in paragraph
+  assert 'Traceback' not in paragraph and 'File "' not in paragraph
 
 
 def _add_a_line(run):

@@ -18,10 +18,10 @@ import ml_collections
 import optax
 from absl import flags, logging
 
-from bioprop.bench import sweep
+from bioprop.bench.sweep import asked, table
 from bioprop.errors import ConfigError
+from bioprop.fronts.plug import plug, unplug
 from bioprop.measure import AlignmentScore, alignment_scores
-from bioprop.plug.linen import plain_model, wrap
 from bioprop.probes.layers import layers
 from bioprop.training import cli, step
 from bioprop.training.state import State
@@ -65,7 +65,7 @@ def train_both(
     data: the training examples.
     epoch: 1 is the first.
   """
-  lazy = dataclasses.replace(task, model=wrap(plain_model(task.model), 'align_zero'))
+  lazy = dataclasses.replace(task, model=plug(unplug(task.model), 'align_zero'))
 
   def body(carry, index):
     state, (params, opt_state) = carry
@@ -88,11 +88,11 @@ def main(argv):
       raise ConfigError('there is nothing to train. Type for instance: python -m '
                         'bioprop.bench.align_score configs/mnist_align_mlp.py --data_dir=...')
     found = {}
-    for one in sweep.planned('.', argv[1:]):
+    for one in asked.planned('.', argv[1:]):
       for layer, score in scores(one.config, flags.FLAGS.data_dir, flags.FLAGS.epochs).items():
         found.setdefault((one.rule, layer), {}).setdefault(one.column, []).append(score)
   columns = list(dict.fromkeys(column for row in found.values() for column in row))
-  print(sweep.markdown([['rule', 'layer', *columns]] + [
+  print(table.markdown([['rule', 'layer', *columns]] + [
       [*name, *(_cell(row.get(column)) for column in columns)] for name, row in found.items()]))
 
 
@@ -105,6 +105,6 @@ def _cell(seeds):
 
 
 if __name__ == '__main__':
-  sweep.define_flags()
+  asked.define_runs()
   flags.DEFINE_integer('epochs', 1, 'Epochs of each run.', lower_bound=1)
   cli.start(main, cli.Program(cli.TRAIN.configs, rules=True))

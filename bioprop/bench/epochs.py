@@ -2,6 +2,7 @@
 import functools
 import statistics
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,29 +15,32 @@ from bioprop.training import base
 from bioprop.training.trainer import Trainer
 
 # Model name to (training images, their shape).
-CASES = {'mlp': (12800, (28, 28, 1)), 'lenet': (6400, (28, 28, 1)), 'resnet18': (64, (32, 32, 3))}
+CASES = {'mlp': (12800, (28, 28, 1)), 'lenet': (6400, (28, 28, 1)),
+         'resnet20': (512, (32, 32, 3)), 'resnet18': (64, (32, 32, 3))}
 
 
-def measure(name: str, rounds: int) -> list[dict]:
+def measure(name: str, rounds: int, rules: Sequence[str] = ('bp',)) -> list[dict]:
   """Times whole epochs: shuffling, gathering, normalising, stepping.
 
-  Both loops run the unwrapped model's mathematics: the bare one on the plain Flax model, the other
-  through configuration, plug (rule 'bp') and trainer. The bare loop is what one writes by hand: a
+  The bare loop runs the plain Flax model under backprop; the others go through configuration, plug
+  (under 'bp', the same mathematics) and trainer. The bare loop is what one writes by hand: a
   permutation and one `lax.scan` over steps inside one jit.
 
   Args:
     name: a key of `CASES`.
     rounds: how many epochs each loop gets, in turn.
+    rules: of the training loop.
 
   Returns:
-    A row for 'bare' and one for 'bioprop': model, loop, epoch_s (median), ratio (median over
-    rounds of the epoch's time over the bare epoch's time of the same round).
+    A row for 'bare' and one for 'bioprop' under each rule: model, loop, rule, epoch_s (median),
+    ratio (median over rounds of the epoch's time over the bare epoch's time of the same round).
   """
   data = random_images(*CASES[name])
   config = base()
-  config.update(rule='bp', model=name, validation=0, batch_size=min(64, len(data.train.labels)),
+  config.update(model=name, validation=0, batch_size=min(64, len(data.train.labels)),
                 learning_rate=1e-3, schedule='constant')
-  loops = {'bare': _bare(config, data), 'bioprop': _ours(config, data)}
+  loops = {('bare', 'bp'): _bare(config, data)} | {
+      ('bioprop', rule): _ours(config, rule, data) for rule in rules}
   times = {loop: [] for loop in loops}
   for number in range(rounds + 1):
     for loop, epoch in loops.items():
@@ -44,12 +48,17 @@ def measure(name: str, rounds: int) -> list[dict]:
       epoch(number)
       if number:  # The first compiles.
         times[loop].append(time.perf_counter() - began)
-  return [{'model': name, 'loop': loop, 'epoch_s': round(statistics.median(times[loop]), 4),
+  bare = times['bare', 'bp']
+  return [{'model': name, 'loop': loop, 'rule': rule,
+           'epoch_s': round(statistics.median(times[loop, rule]), 4),
            'ratio': round(statistics.median(
-               own / bare for own, bare in zip(times[loop], times['bare'])), 3)} for loop in loops]
+               own / other for own, other in zip(times[loop, rule], bare)), 3)}
+          for loop, rule in loops]
 
 
-def _ours(config, data):
+def _ours(config, rule, data):
+  config = config.copy_and_resolve_references()
+  config.rule = rule
   trainer = Trainer(config, data=data)
   state = trainer.init()
 

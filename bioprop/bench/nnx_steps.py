@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 
 from bioprop.bench.steps import Step, compiled_in, draw_batch, peak_mb
-from bioprop.plug.nnx import install
+from bioprop.fronts.plug import plug
 from bioprop.rules import make
 
 
@@ -62,7 +62,7 @@ def make_step(case: Case, rule: str | None) -> Step:
   batch = draw_batch(case.inputs)
   model = case.model(nnx.Rngs(2))
   if rule is not None:
-    install(model, make(rule), nnx.Rngs(3), batch[0])
+    plug(model, make(rule), nnx.Rngs(3), batch[0])
   optimizer = nnx.Optimizer(model, optax.sgd(1e-3, momentum=0.9), wrt=nnx.Param)
 
   def step(model, optimizer, images, labels):

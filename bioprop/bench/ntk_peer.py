@@ -1,4 +1,4 @@
-"""neural-tangents on the networks of `bioprop.bench.ntk`, in a process of its own.
+"""neural-tangents on the networks of `bioprop.bench.ntk_speed`, in a process of its own.
 
 Its latest release, 0.6.5, runs on jax up to 0.4.25 only, so that it has an environment of its own:
 nothing of bioprop is imported here. Reads a case from a line of its input and answers with a line:

@@ -1,8 +1,4 @@
-"""Draws what the probes of a run found, from its directory.
-
-    python -m bioprop.bench.pictures WORKDIR ... [--out=FOLDER]
-
-Into FOLDER, or each run's own directory:
+"""Draws what the probes of a run found, from its directory:
 
     kernels.png    the effective eNTK and each layer's Phi, ordered by class, over training
     angles.png     by layer: cosine of pseudogradient and gradient, and of W and B, over training
@@ -10,20 +6,23 @@ Into FOLDER, or each run's own directory:
     spectrum.png   singular values of the eNTK, over training
     theory.png     the eNTK, its alignment and the loss, beside those of infinite width
 
-Which of them there are depends on the run's probes; train.py draws them too.
+Which of them there are depends on the run's probes. train.py draws them into the run's directory,
+and `bioprop report WORKDIR` shows them.
 """
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import flags
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bioprop import measure
-from bioprop.bench import plots
-from bioprop.errors import WorkdirError
-from bioprop.training import cli, probing, workdir
+from bioprop.bench import plots, style
+from bioprop.training import probing, workdir
+
+_LETTERS = 9  # Of a title, in an inch.
 
 Found = Sequence[Mapping[str, np.ndarray]]  # Of one probe, in the order of steps.
 
@@ -45,14 +44,23 @@ def draw(run: str | os.PathLike, folder: str | os.PathLike) -> list[pathlib.Path
   config, by_type = workdir.config_of(run, 'model', 'dataset', 'rule'), probing.read_all(run)
   title = f'{pathlib.Path(run).name}: {config["model"]} on {config["dataset"]}, {config["rule"]}'
   files = []
-  for name, picture in (('kernels', _kernels), ('angles', _angles), ('alignment', _alignment),
-                        ('spectrum', _spectrum), ('theory', _theory)):
-    figure = picture(by_type)
-    if figure is not None:
-      figure.suptitle(title)
-      files.append(pathlib.Path(folder) / f'{name}.png')
-      plots.save(figure, files[-1])
+  for name, figure in figures(by_type).items():
+    figure.suptitle(textwrap.fill(title, int(_LETTERS * figure.get_figwidth())))
+    files.append(pathlib.Path(folder) / f'{name}.png')
+    plots.save(figure, files[-1])
   return files
+
+
+def figures(by_type: Mapping[str, Found]) -> dict[str, Figure]:
+  """Returns a run's pictures by name, of what its probes found, by type."""
+  made = {}
+  with style.distinct():
+    for name, picture in (('kernels', _kernels), ('angles', _angles), ('alignment', _alignment),
+                          ('spectrum', _spectrum), ('theory', _theory)):
+      figure = picture(by_type)
+      if figure is not None:
+        made[name] = figure
+  return made
 
 
 def _kernels(by_type) -> Figure | None:
@@ -67,24 +75,25 @@ def _kernels(by_type) -> Figure | None:
   for row, moment in zip(grid, moments):
     for axes, (kind, key) in zip(row, columns):
       found = _nearest(by_type[kind], by_type[columns[0][0]][moment]['step'])
-      limit = np.abs(found[key]).max() or 1
-      axes.imshow(found[key], vmin=-limit, vmax=limit, cmap='RdBu_r', interpolation='nearest')
-      axes.set_title(f'{_short(key)}, step {found["step"]}', fontsize=8)
-      labels = found['labels']
-      if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
-        _mark_classes(axes, labels)
-      else:
-        axes.set(xticks=[], yticks=[])
+      show_kernel(axes, found[key], found['labels'], f'{_short(key)}, step {found["step"]}')
   return figure
 
 
-def _mark_classes(axes, labels):
-  """A tick in the middle of each class, named by it."""
-  classes = np.unique(labels)
-  middles = [np.flatnonzero(labels == one).mean() for one in classes]
-  axes.set_xticks(middles, classes, fontsize=5)
-  axes.set_yticks(middles, classes, fontsize=5)
-  axes.tick_params(length=0)
+def show_kernel(axes: Axes, kernel: np.ndarray, labels: np.ndarray, title: str,
+                limit: float | None = None) -> None:
+  """Draws a kernel, its classes named.
+
+  Args:
+    axes: where.
+    kernel: [n, n].
+    labels: of the samples; ascending where they are classes.
+    title: above it.
+    limit: the number of the darkest colour; None: the largest of the kernel.
+  """
+  limit = limit or np.abs(kernel).max() or 1
+  axes.imshow(kernel, vmin=-limit, vmax=limit, cmap='RdBu_r', interpolation='nearest')
+  axes.set_title(title, fontsize=8)
+  plots.mark_classes(axes, labels)
 
 
 def _angles(by_type) -> Figure | None:
@@ -155,23 +164,17 @@ def _theory(by_type) -> Figure | None:
   above, below = figure.subfigures(2, 1)
   limit = max(np.abs(kernel).max() for _, kernel in kernels) or 1
   for axes, (name, kernel) in zip(above.subplots(1, len(kernels), squeeze=False)[0], kernels):
-    axes.imshow(kernel, vmin=-limit, vmax=limit, cmap='RdBu_r', interpolation='nearest')
-    axes.set_title(f'eNTK, {name}', fontsize=8)
-    labels = found[0]['labels']
-    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
-      _mark_classes(axes, labels)
-    else:
-      axes.set(xticks=[], yticks=[])
+    show_kernel(axes, kernel, found[0]['labels'], f'eNTK, {name}', limit)
   panels = [(name, text) for name, text in (
       ('target_alignment', 'alignment of the eNTK\nwith the targets'),
       ('loss', 'loss on the probe\'s batch'),
       ('distance', 'distance of the eNTK\nfrom infinite width\'s')) if name in found[0]]
   for axes, (name, text) in zip(below.subplots(1, len(panels), squeeze=False)[0], panels):
-    for key, label, style in (
+    for key, label, dash in (
         (name, 'network', '.-'), (f'infinite_{name}', 'infinite width', '--')):
       own = [one for one in found if key in one]
       if own:
-        axes.plot([one['step'] for one in own], [one[key] for one in own], style, color='black',
+        axes.plot([one['step'] for one in own], [one[key] for one in own], dash, color='black',
                   label=label)
     axes.set(xlabel='step', ylabel=text)
     axes.legend(fontsize=7)
@@ -194,29 +197,3 @@ def _short(key: str) -> str:
   name, *path = key.split('/')
   layer = '/'.join(path[:-1]) if len(path) > 1 else '/'.join(path)
   return f'Phi {layer}' if name == 'phi' else layer or {'kernel': 'eNTK'}.get(name, name)
-
-
-def define_flags() -> None:
-  """Defines --out."""
-  flags.DEFINE_string('out', None, 'Folder of the pictures; None: the directory of each run.')
-
-
-def main(argv):
-  """Draws the pictures of each run."""
-  with cli.reported():
-    if not argv[1:]:
-      raise WorkdirError('there are no runs to draw. Type for instance: '
-                         'python -m bioprop.bench.pictures runs/one')
-    for run in argv[1:]:
-      folder = pathlib.Path(flags.FLAGS.out or run)
-      folder.mkdir(parents=True, exist_ok=True)
-      files = draw(run, folder)
-      for file in files:
-        print(file)
-      if not files:
-        print(f'{run} has no probes: see config.probes in bioprop/training/probing.py.')
-
-
-if __name__ == '__main__':
-  define_flags()
-  cli.start(main)

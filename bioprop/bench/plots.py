@@ -1,13 +1,18 @@
-"""Figures of losses and accuracies; those of probes are in `bioprop.bench.pictures`."""
+"""The figure of a run's losses and scores, and what figures have in common."""
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bioprop.bench import style
 from bioprop.errors import WorkdirError
 from bioprop.training import files, metrics
+
+_CLASSES = 20  # That are named at the side of a matrix.
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
@@ -40,69 +45,55 @@ def curves(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
   Raises:
     WorkdirError: if the metrics are damaged, or the file cannot be written.
   """
+  figure = curves_of(workdir)
+  figure.suptitle(pathlib.Path(workdir).name)
+  save(figure, path)
+
+
+def curves_of(workdir: str | os.PathLike) -> Figure:
+  """Returns the figure of `curves`, without its title.
+
+  Raises:
+    WorkdirError: if the metrics are damaged.
+  """
   records = metrics.read(workdir)
   epochs = [record for record in records if 'epoch' in record]
   final = next((record for record in records if 'test_loss' in record), None)
   score = 'r2' if any('train_r2' in record for record in epochs) else 'accuracy'
   # Figure without pyplot: no display, no global state.
-  figure = Figure(figsize=(9, 3.5), layout='constrained')
-  for axes, quantity in zip(figure.subplots(1, 2), ('loss', score)):
-    for split in ('train', 'validation'):
-      name = f'{split}_{quantity}'
-      points = [(record['epoch'], record[name]) for record in epochs if name in record]
-      if points:
-        # A run of one epoch is a point, which a line does not show.
-        axes.plot(*zip(*points), label=split, marker='.' if len(points) < 20 else '')
-    if final:
-      value = final[f'test_{quantity}']
-      axes.axhline(value, color='gray', linestyle=':', label=f'test {value:.4g}')
-    axes.set(xlabel='epoch', ylabel='$R^2$' if quantity == 'r2' else quantity)
-    _count_epochs(axes, [record['epoch'] for record in epochs])
-    axes.legend()
-  figure.suptitle(pathlib.Path(workdir).name)
-  save(figure, path)
+  with style.distinct():
+    figure = Figure(figsize=(9, 3.5), layout='constrained')
+    for axes, quantity in zip(figure.subplots(1, 2), ('loss', score)):
+      for split in ('train', 'validation'):
+        name = f'{split}_{quantity}'
+        points = [(record['epoch'], record[name]) for record in epochs if name in record]
+        if points:
+          # A run of one epoch is a point, which a line does not show.
+          axes.plot(*zip(*points), label=split, marker='.' if len(points) < 20 else '')
+      if final:
+        value = final[f'test_{quantity}']
+        axes.axhline(value, color='gray', linestyle=':', label=f'test {value:.4g}')
+      axes.set(xlabel='epoch', ylabel='$R^2$' if quantity == 'r2' else quantity)
+      count_epochs(axes, [record['epoch'] for record in epochs])
+      axes.legend()
+  return figure
 
 
-def losses(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike,
-           lines: Mapping[str, float]) -> None:
-  """Draws the losses of several runs by epoch, one curve a run.
-
-  Args:
-    workdirs: the runs' directories; a curve is the validation loss, or the training loss of a run
-      without validation.
-    path: file to write; the ending gives the format.
-    lines: losses to draw across, by name.
-
-  Raises:
-    WorkdirError: if a run's metrics are damaged, or the file cannot be written.
-  """
-  figure = Figure(figsize=(8, 4), layout='constrained')
-  axes = figure.subplots()
-  names = [pathlib.Path(workdir).name for workdir in workdirs]
-  seen, unheld = [], []  # All epochs, and the runs without validation.
-  for name, workdir in zip(names, workdirs):
-    records = [record for record in metrics.read(workdir) if 'epoch' in record]
-    points = [(record['epoch'], record.get('validation_loss', record['train_loss']))
-              for record in records]
-    seen += [epoch for epoch, _ in points]
-    if any('validation_loss' not in record for record in records):
-      unheld.append(name)
-    # A run of one epoch is a point, which a line does not show.
-    axes.plot([epoch for epoch, _ in points], [loss for _, loss in points],
-              label=name, marker='.' if len(points) < 20 else '')
-  for (name, value), style in zip(lines.items(), (':', '--', '-.') * len(lines)):
-    axes.axhline(value, color='gray', linestyle=style, label=f'{name} {value:.4g}')
-  also = f'\n(training loss: {", ".join(unheld)})' if unheld else ''
-  axes.set(xlabel='epoch', ylabel='training loss' if unheld == names else f'validation loss{also}')
-  _count_epochs(axes, seen)
-  axes.relim()  # A line across is no data yet to the limits: it would lie on the frame.
-  axes.autoscale_view()
-  figure.legend(loc='outside right upper')
-  save(figure, path)
-
-
-def _count_epochs(axes, epochs):
+def count_epochs(axes: Axes, epochs: Sequence[int]) -> None:
   """Whole epochs on the axis; around a single one, which has no extent, room for a whole one."""
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   if len(set(epochs)) == 1:
     axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+
+
+def mark_classes(axes: Axes, labels: np.ndarray) -> None:
+  """Puts ticks in the middle of classes, named by them; none where labels are no classes."""
+  axes.tick_params(length=0, labelsize=5)
+  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    axes.set(xticks=[], yticks=[])
+    return
+  classes = np.unique(labels)
+  classes = classes[::-(-len(classes) // _CLASSES)]  # As many as there is room for.
+  middles = [np.flatnonzero(labels == one).mean() for one in classes]
+  axes.set_xticks(middles, classes)
+  axes.set_yticks(middles, classes)

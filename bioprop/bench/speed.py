@@ -1,12 +1,15 @@
 """Step time, memory, tracing and compiling of each rule beside plain Flax backprop.
 
-    python -m bioprop.bench.speed [--models=mlp,lenet,...] [--rules=bp,fa,...] [--json=FILE]
-    python -m bioprop.bench.speed --loop    # the training loop beside a bare scan
-    python -m bioprop.bench.speed --probes  # 500 steps with all probes beside 500 without
-    python -m bioprop.bench.speed --models=rnn [--steps=100,1000,10000]  # offline, and online
+    bioprop speed [--models=mlp,lenet,...] [--rules=bp,fa,...] [--json=FILE]
+    bioprop speed --loop    # the training loop (--rules=bp) beside a bare scan
+    bioprop speed --probes  # 500 steps with all probes beside 500 without
+    bioprop speed --models=rnn [--steps=100,1000,10000]  # offline, and online
+    bioprop speed --replicas=8    # seeds in one program beside the same one after the other
+    bioprop speed --imports       # import bioprop, and first use, beside import flax
+    bioprop speed --suite=gpu --data_dir=...    # all of one card, in 12 minutes
 
-Models: mlp, lenet, resnet18 and transformer (four layers) in linen, nnx_mlp and nnx_cnn in NNX;
-rnn, a GRU on sequences, beside backprop through time under rules of time (tbptt: of 5 steps).
+Models: mlp, lenet, resnet20, resnet18 and transformer (four layers) in linen, nnx_mlp and nnx_cnn
+in NNX; rnn, a GRU on sequences, beside backprop through time under rules of time (tbptt: 5 steps).
 Everything is measured in one run. All steps of a model are compiled first, and timed at that; then,
 round after round, each is run for a while in turn, so that a machine that speeds up or slows down
 does so for all. A ratio is the median over rounds of a rule's time over the plain step's time of
@@ -20,12 +23,13 @@ import time
 import jax
 from absl import app, flags, logging
 
-from bioprop.bench import epochs, nnx_steps, probed, steps, streamed
+from bioprop.bench import epochs, gpu, imports, nnx_steps, probed, replicas, steps, streamed
 from bioprop.rules import OF_TIME, RULES
-from bioprop.training import cli
+from bioprop.training import cli, together
 
 CASES = {**steps.CASES, **nnx_steps.CASES}
 _RNN = 'rnn'
+PROGRAM = cli.Program(rules=True, arguments=False)
 _OF_LAYERS = [rule for rule in RULES if rule not in OF_TIME]
 
 
@@ -94,7 +98,7 @@ def _check(name, given, valid):
 
 
 def define_flags() -> None:
-  """Defines --models, --rules, --json, --rounds, --seconds, --steps, --probes, --loop."""
+  """Defines the flags."""
   flags.DEFINE_list('models', list(CASES), f'Models to time, and {_RNN}; without: all but that.')
   flags.DEFINE_list('rules', None, 'Rules to time; without: all that can act on the model.')
   flags.DEFINE_string('json', None, 'File for the rows, a list of objects.')
@@ -103,21 +107,45 @@ def define_flags() -> None:
   flags.DEFINE_list('steps', ['100', '1000', '10000'], f'Lengths of the sequences of {_RNN}.')
   flags.DEFINE_boolean('probes', False, 'Time epochs with and without probes instead.')
   flags.DEFINE_boolean('loop', False, 'Time epochs of the training loop instead.')
+  flags.DEFINE_boolean('imports', False, 'Time import bioprop and its first use instead.')
+  flags.DEFINE_integer('replicas', None, 'Time so many seeds in one program beside the same one '
+                       f'after the other instead; models: {", ".join(replicas.CASES)}.', 1)
+  flags.DEFINE_enum('suite', None, ['gpu', 'small'], 'Time everything of one card; small: of '
+                    'everything a little, to try it anywhere.')
+  flags.DEFINE_float('minutes', 12.0, 'For --suite.', 0.0)
+  flags.DEFINE_string('data_dir', None, 'Folder of prepared datasets (TFDS), for --suite.')
+  flags.DEFINE_string('workdir', 'runs/suite', 'Where --suite trains.')
 
 
 def main(argv):
   """Prints a table for each model, and writes all rows as JSON where asked to."""
   del argv  # Parsed.
   logging.set_verbosity(logging.WARNING)  # app.run raises it, and jax tells of absent backends.
-  _check('models', flags.FLAGS.models, [*CASES, _RNN])
+  if flags.FLAGS.replicas or flags.FLAGS.suite:
+    together.use_all_cores()
+  models = flags.FLAGS.models
+  if flags.FLAGS.replicas and not flags.FLAGS['models'].present:
+    models = list(replicas.CASES)
+  _check('models', models, list(replicas.CASES) if flags.FLAGS.replicas else [*CASES, _RNN])
   _check('rules', flags.FLAGS.rules or [], RULES)
   for value in flags.FLAGS.steps:
     if not value.isdigit() or int(value) < 1:
       raise app.UsageError(f'--steps has {value!r}; give whole numbers, such as 100,1000.')
   print(f'{jax.devices()[0].device_kind}, {jax.device_count()} device(s), jax {jax.__version__}')
   rows = []
-  for name in flags.FLAGS.models:
-    if name == _RNN:
+  if flags.FLAGS.suite:
+    scale = gpu.SMALL if flags.FLAGS.suite == 'small' else gpu.Scale()
+    rows, models = gpu.run(measure, _print, flags.FLAGS.minutes,
+                           pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.data_dir, scale), []
+  if flags.FLAGS.imports:
+    rows, models = imports.measure(flags.FLAGS.rounds), []
+    _print(rows, ['what', 'seconds', 'ratio'])
+  for name in models:
+    if flags.FLAGS.replicas:
+      for rule in flags.FLAGS.rules or ['fa']:
+        rows += (new := replicas.measure(name, rule, flags.FLAGS.replicas, flags.FLAGS.rounds))
+        _print(new, ['model', 'rule', 'replicas', 'how', 'epoch_s', 'ratio', 'together'])
+    elif name == _RNN:
       rows += (new := streamed.measure(flags.FLAGS.rules or list(streamed.RULES),
                                        list(map(int, flags.FLAGS.steps)), flags.FLAGS.rounds))
       _print(new, ['model', 'rule', 'form', 'steps', 'step_ms', 'ratio', 'peak_mb'])
@@ -127,8 +155,8 @@ def main(argv):
         _print(new, ['model', 'rule', 'probes', 'epoch_s', 'ratio'])
     elif flags.FLAGS.loop:
       if name in epochs.CASES:
-        rows += (new := epochs.measure(name, flags.FLAGS.rounds))
-        _print(new, ['model', 'loop', 'epoch_s', 'ratio'])
+        rows += (new := epochs.measure(name, flags.FLAGS.rounds, flags.FLAGS.rules or ['bp']))
+        _print(new, ['model', 'loop', 'rule', 'epoch_s', 'ratio'])
     else:
       rows += (new := measure(name, flags.FLAGS.rules or _OF_LAYERS, flags.FLAGS.rounds,
                              flags.FLAGS.seconds))
@@ -142,4 +170,4 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
-  cli.start(main, cli.Program(rules=True, arguments=False))
+  cli.start(main, PROGRAM)

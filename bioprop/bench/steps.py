@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bioprop.models import MLP, LeNet, ResNet18, Transformer
-from bioprop.plug.linen import wrap
+from bioprop.fronts.plug import plug
+from bioprop.models import MLP, LeNet, ResNet18, ResNet20, Transformer
 from bioprop.rules import make
 
 
@@ -20,10 +20,11 @@ class Case(NamedTuple):
   tokens: bool = False
 
 
-# The batch of the ResNet is what two CPU cores step through in about a second.
+# The batch of the large ResNet is what two CPU cores step through in about a second.
 CASES = {
     'mlp': Case(MLP(hidden=(1024, 1024), activation='relu'), (128, 28, 28, 1)),
     'lenet': Case(LeNet(), (64, 28, 28, 1)),
+    'resnet20': Case(ResNet20(), (128, 32, 32, 3)),
     'resnet18': Case(ResNet18(), (16, 32, 32, 3)),
     'transformer': Case(Transformer(layers=4), (16, 64), tokens=True),
 }
@@ -55,7 +56,7 @@ def make_step(case: Case, rule: str | None) -> Step:
     case: the model and the shape of its batch.
     rule: a name in `bioprop.RULES`; None for the plain Flax model.
   """
-  model = case.model if rule is None else wrap(case.model, make(rule))
+  model = case.model if rule is None else plug(case.model, make(rule))
   inputs, labels = draw_batch(case.inputs, case.tokens)
   variables = jax.jit(model.init)(jax.random.key(2), inputs)
   params = variables.pop('params')

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.bench.steps import peak_mb
-from bioprop.plug.linen import wrap
+from bioprop.fronts.plug import plug
 from bioprop.rules import make
 from bioprop.streams.online import online as online_of
 
@@ -61,7 +61,7 @@ def measure(rules: list[str], lengths: list[int], rounds: int) -> list[dict[str,
 
 def offline(rule: str, length: int):
   """A compiled gradient of whole sequences, and its arguments."""
-  model = wrap(_Net(), _rule(rule))
+  model = plug(_Net(), _rule(rule))
   variables = model.init(jax.random.key(1), jnp.zeros((_BATCH, 2, _INPUTS)))
 
   def gradient(variables, key):

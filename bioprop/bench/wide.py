@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from bioprop import measure
-from bioprop.plug.linen import wrap
+from bioprop.fronts.plug import plug
 from bioprop.probes.jacobian import jacobians as make_jacobians
 from bioprop.rules import AnyRule, make
 from bioprop.typing import Array
@@ -139,7 +139,7 @@ class _Network(NamedTuple):
 
   @property
   def model(self):
-    return wrap(_Dense(self), rule_of(self.rule, self.gamma0, self.width, self.rho))
+    return plug(_Dense(self), rule_of(self.rule, self.gamma0, self.width, self.rho))
 
   def check(self, variables, x):
     """Prepares the derivatives, which needs real numbers once."""

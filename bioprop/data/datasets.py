@@ -1,5 +1,6 @@
 """`load`: from a name to train, validation and test arrays, with the pixel statistics of train."""
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -101,9 +102,30 @@ def load(name: str, data_dir: str | None = None, validation: int = 5000,
     source = add.read()
     train, held = split.hold_out(name, source.train, validation, seed)
     return Dataset(name, source.num_classes, train, held, source.test, None, None, add.VALUES)
-  source = _read(name, data_dir)
+  source = _read(name, data_dir, tfds_source.read)
   train, held = split.hold_out(name, source.train, validation, seed)
   return Dataset(name, source.num_classes, train, held, source.test, *_statistics(train.images))
+
+
+def outline(name: str, data_dir: str | None = None) -> Dataset:
+  """What `load` gives, of one example, which may be a black image: for shapes and classes.
+
+  It needs no prepared files: of images that are not there it says what TFDS knows of them.
+
+  Args:
+    name: as of `load`.
+    data_dir: as of `load`.
+
+  Raises:
+    DataError: no dataset has this name, or it is not an image classification.
+  """
+  if name in ('characters', 'add') or not isinstance(name, str):
+    whole = load(name, validation=0)
+    one = split.Split(*(leaf[:1] for leaf in whole.train))
+    return dataclasses.replace(whole, train=one, validation=one, test=one)
+  source = _read(name, data_dir, tfds_source.outline)
+  one = split.Split(*(leaf[:1] for leaf in source.train))
+  return Dataset(name, source.num_classes, one, one, one, *_statistics(one.images))
 
 
 def choose(dataset: Dataset, examples: int, seed: int) -> Dataset:
@@ -122,20 +144,21 @@ def choose(dataset: Dataset, examples: int, seed: int) -> Dataset:
   return dataclasses.replace(dataset, train=train, mean=mean, std=std)
 
 
-def _read(name: str, data_dir: str | None) -> split.Source:
-  """All that there is but the text and `add`."""
+def _read(name: str, data_dir: str | None,
+          images: Callable[[str, str | None], split.Source]) -> split.Source:
+  """All that there is but the text and `add`; `images` reads those of TFDS."""
   if name.startswith(neurogym_source.PREFIX):
     return neurogym_source.read(name.removeprefix(neurogym_source.PREFIX))
   if name in TASKS:
     return TASKS[name]()
   if name.endswith(_ROWS):
     of = name.removesuffix(_ROWS)
-    whole = None if of in ('characters', 'add') else _read(of, data_dir)
+    whole = None if of in ('characters', 'add') else _read(of, data_dir, images)
     if whole is None or whole.train.images.ndim != 4:
       raise errors.DataError(f'{name!r} cannot be made: rows are those of images, and {of!r} has '
                              "none. Type for instance data.load('digits_rows').")
     return split.Source(whole.num_classes, _by_rows(whole.train), _by_rows(whole.test))
-  return digits.read() if name == 'digits' else tfds_source.read(name, data_dir)
+  return digits.read() if name == 'digits' else images(name, data_dir)
 
 
 def _by_rows(images: split.Split) -> split.Split:

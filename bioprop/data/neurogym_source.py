@@ -35,7 +35,7 @@ def read(name: str, seed: int = 0) -> Source:
   if importlib.util.find_spec('neurogym') is None:
     raise errors.DataError(
         f'{PREFIX + name!r} is a task of the package neurogym, which is not installed. Type: '
-        "pip install -e '.[neurogym]'")
+        "pip install 'bioprop[neurogym]'")
   # It and gymnasium warn of what they do to themselves.
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')

@@ -39,7 +39,7 @@ def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
     DataError: the name is unknown, the dataset is one folder up, TensorFlow is not installed, the
       download's servers do not answer within seconds, or TFDS failed.
   """
-  _check_known(name, data_dir)
+  check_known(name, data_dir)
   _check_place(name, data_dir)
   _check_packages(name, data_dir)
   import tensorflow_datasets as tfds
@@ -60,8 +60,8 @@ def prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
   return pathlib.Path(builder.data_dir)
 
 
-def _check_known(name: str, data_dir: pathlib.Path) -> None:
-  """Raises DataError unless TFDS has a dataset of this name."""
+def check_known(name: str, data_dir: pathlib.Path) -> None:
+  """Raises DataError unless TFDS has a dataset of this name; `data_dir` is for the message."""
   # Here and in `prepare`, not above: it takes a second to import.
   import tensorflow_datasets as tfds
 
@@ -96,7 +96,7 @@ def _check_packages(name: str, data_dir: pathlib.Path) -> None:
         f'The dataset {name!r} is not prepared: {data_dir}{there} holds no '
         f'{name}/<version>/dataset_info.json. Reading prepared files takes no TensorFlow, but '
         f'preparing them does, and {" and ".join(missing)} cannot be imported here. With a '
-        f"network, type: pip install -e '.[prepare]' and run again; or, if it is prepared "
+        f"network, type: pip install 'bioprop[prepare]' and run again; or, if it is prepared "
         f'elsewhere, give that folder: --data_dir=<folder that holds {name}/>')
 
 

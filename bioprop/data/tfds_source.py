@@ -45,6 +45,38 @@ def read(name: str, data_dir: str | None) -> Source:
                 Split(arrays['test_images'], arrays['test_labels']))
 
 
+def outline(name: str, data_dir: str | None) -> Source:
+  """What `read` gives, as one black image in each split: nothing is decoded, fetched or cached.
+
+  Of a dataset that is not prepared, what TFDS itself says of it.
+
+  Args:
+    name: as of `read`.
+    data_dir: as of `read`.
+
+  Raises:
+    DataError: no dataset has this name, or it is not an image classification.
+  """
+  import tensorflow_datasets as tfds
+
+  root = prepared.root(data_dir)
+  folder = prepared.find(name, root)
+  if folder is None:
+    prepare.check_known(name, root)
+  try:
+    builder = tfds.builder(name, data_dir=root) if folder is None else (
+        tfds.builder_from_directory(folder))
+    features = builder.info.features
+  except Exception as err:  # As in `_decode`.
+    raise errors.DataError(
+        f'What the images of {name!r} are like cannot be known: {type(err).__name__}: '
+        f'{next(iter(str(err).splitlines()), "").rstrip(".")}. Give the folder where it is '
+        f'prepared: --data_dir=<folder that holds {name}/>') from err
+  _check_features(name, builder.info, tfds.features, folder is not None)
+  one = Split(np.zeros((1, *features['image'].shape), np.uint8), np.zeros(1, np.int32))
+  return Source(features['label'].num_classes, one, one)
+
+
 def _decode(name: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Decodes both splits into the arrays that the cache keeps."""
   # Here and not above: it takes a second to import, and is not needed when the cache has the data.
@@ -83,16 +115,19 @@ def _decode_split(records: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.
   return images, labels.astype(np.int32)
 
 
-def _check_features(name: str, info: Any, features: Any) -> None:
-  """Raises DataError unless this is an image classification that fits an array."""
-  formats = {found.value for found in info.available_file_formats()}
-  if 'array_record' not in formats:
+def _check_features(name: str, info: Any, features: Any, there: bool = True) -> None:
+  """Raises DataError unless this is an image classification that fits an array.
+
+  Of what is not `there`, prepared, TFDS knows no splits and no files.
+  """
+  formats = {found.value for found in info.available_file_formats()} if there else ()
+  if there and 'array_record' not in formats:
     raise errors.DataError(
         f'{name!r} is prepared in {info.data_dir} as {" and ".join(sorted(formats))}; bioprop '
         f'reads array_record, because that needs no TensorFlow. To have it prepared anew '
-        f"elsewhere, type: pip install -e '.[prepare]' and run again with "
+        f"elsewhere, type: pip install 'bioprop[prepare]' and run again with "
         f'--data_dir=<another folder>')
-  if missing := {'train', 'test'} - set(info.splits):
+  if there and (missing := {'train', 'test'} - set(info.splits)):
     raise errors.DataError(
         f'{name!r} has no {" and no ".join(sorted(missing))} split, only {sorted(info.splits)}: '
         f'bioprop trains on train and reports on test. Choose a dataset with both, such as mnist.')

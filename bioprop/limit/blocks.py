@@ -126,8 +126,9 @@ def _check_variance(largest: float) -> None:
     raise ConvergenceError(
         f'the largest variance of a pre-activation is {largest:.3g}, and the expectations of its '
         f'nonlinearity are sums that are accurate up to {_REACH:g}. Scale the samples to a mean '
-        f'square of about 1, x / jnp.sqrt(jnp.mean(x**2)), draw smaller weights, or take a ReLU, '
-        f'erf, sin or cos, which are exact at any.')
+        f'square of about 1, x / jnp.sqrt(jnp.mean(x**2)), draw smaller weights, write factors '
+        f'before the product, (x / jnp.sqrt(n)) @ w, as those after it are part of the '
+        f'nonlinearity here, or take a ReLU, erf, sin or cos, which are exact at any.')
 
 
 def _fitting(plan_of: Callable[[int], Plan], samples: Samples, others: Samples | None, size: int,

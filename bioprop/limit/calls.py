@@ -7,11 +7,12 @@ import jax
 from flax import nnx
 
 from bioprop.errors import TheoryError, refusing_samples
+from bioprop.fronts import linen as linen_plug
+from bioprop.fronts import nnx as nnx_plug
+from bioprop.fronts.function import Call, split
+from bioprop.fronts.nnx_run import unplug
 from bioprop.limit.variances import Draw
 from bioprop.network.store import by_path
-from bioprop.plug import linen as linen_plug
-from bioprop.plug import nnx as nnx_plug
-from bioprop.plug.function import Call, split
 from bioprop.typing import Key
 
 _STREAMS = ('params', 'feedback', 'dropout')
@@ -22,7 +23,7 @@ def call_of(model: Any, part: tuple[Any, ...], kwargs: Mapping[str, Any], init: 
   """A call of the plain model at drawn parameters, and how to draw others.
 
   Args:
-    model, kwargs, init: as of `bioprop.infinite`.
+    model, kwargs, init: as of `bioprop.theory.infinite`.
     part: samples.
     key: of the draw.
 
@@ -34,15 +35,15 @@ def call_of(model: Any, part: tuple[Any, ...], kwargs: Mapping[str, Any], init: 
   if isinstance(model, nn.Module):
     return _linen(linen_plug.plain_model(model), part, kwargs, init, key)
   if isinstance(model, nnx.Module):
-    plain = nnx_plug.uninstall(nnx.clone(model))
+    plain = unplug(nnx.clone(model))
     make = lambda model: nnx_plug.call_of(model, type(plain).__call__, part, kwargs)
     draw = None if init is None else (lambda key: make(init(key)).params)
     return make(plain), draw
   if callable(model):
     return _function(model, part, kwargs, init, key)
-  raise TypeError(f'bioprop.infinite takes a flax.linen module, an nnx module or a function of '
-                  f'(params, *inputs), and got {model!r}. Give it the model, as in '
-                  f'bioprop.infinite(MLP(), x).')
+  raise TypeError(f'bioprop.theory.infinite takes a flax.linen module, an nnx module or a function '
+                  f'of (params, *inputs), and got {model!r}. Give it the model, as in '
+                  f'bioprop.theory.infinite(MLP(), x).')
 
 
 def _linen(plain: nn.Module, part, kwargs, init, key: Key):

@@ -5,22 +5,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from bioprop.errors import TheoryError
+from bioprop.fronts.choice import Choice
 from bioprop.limit.parameters import Uses
-from bioprop.plug.choice import Choice
 from bioprop.rules import RULES, Rule
 from bioprop.rules.align import AlignAda, AlignProp, AlignZero
 from bioprop.rules.direct import DirectFeedbackAlignment
+from bioprop.rules.direct_kolen_pollack import DirectKolenPollack
 from bioprop.rules.feedback import FeedbackAlignment
 from bioprop.rules.gated import GatedLinear
 from bioprop.rules.hebb import Hebb
 from bioprop.rules.kolen_pollack import KolenPollack
 from bioprop.rules.last_layer import LastLayer
+from bioprop.rules.product import ProductFeedbackAlignment
 from bioprop.rules.sign_uniform import UniformSign
 from bioprop.theory.fields.derivatives import Credit
 from bioprop.theory.fields.leaves import Field, Weighted, base_of, roots_of
 
-# What is sent back through hidden layers knows nothing of the gradient.
-_BLIND = (DirectFeedbackAlignment, LastLayer, Hebb, KolenPollack)
+# What is sent back through hidden layers knows nothing of the gradient; that which learns does so
+# no faster than the weights, and stays as it was at the start as they do.
+_BLIND = (DirectFeedbackAlignment, DirectKolenPollack, LastLayer, Hebb, KolenPollack,
+          ProductFeedbackAlignment)
 _EXACT = (AlignAda, AlignZero, GatedLinear)
 _NAMES = ', '.join(sorted(name for name, rule in RULES.items()
                           if rule in (*_BLIND, *_EXACT, AlignProp, FeedbackAlignment, UniformSign)

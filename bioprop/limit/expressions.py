@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bioprop.network.layout import bind
+from bioprop.jaxprs.layout import bind
 from bioprop.typing import Array
 
 ELEMENTWISE = frozenset('''

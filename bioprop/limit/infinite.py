@@ -1,6 +1,6 @@
 r"""infinite: the kernels of a user's own network, all of whose hidden widths are infinite.
 
-    kernels = bioprop.infinite(model, x, rule='fa')
+    kernels = bioprop.theory.infinite(model, x, rule='fa')
     kernels.ntk, kernels.entk, kernels.phi['Dense_1/kernel'], kernels.g['Dense_1/kernel']
 
 The network is read from its jaxpr, in the parametrisation that it has: what stands at a width is
@@ -21,6 +21,9 @@ import numpy as np
 from flax import nnx
 
 from bioprop.errors import TheoryError, refusing_samples, require_sample
+from bioprop.fronts import nnx as nnx_plug
+from bioprop.fronts.choice import Choice, Where, choose, locate
+from bioprop.fronts.function import Call, Returned, split
 from bioprop.limit import blocks
 from bioprop.limit.calls import call_of
 from bioprop.limit.credits import credit_of
@@ -30,9 +33,6 @@ from bioprop.limit.reader import Reader, output_field
 from bioprop.limit.values import Known
 from bioprop.limit.variances import estimate
 from bioprop.network.layered import trace
-from bioprop.plug import nnx as nnx_plug
-from bioprop.plug.choice import Choice, Where, choose, locate
-from bioprop.plug.function import Call, Returned, split
 from bioprop.rules import AnyRule, NetworkRule
 from bioprop.rules.gated import GatedLinear, seen_by_gates
 from bioprop.theory.fields.leaves import Applied, Field, Given, Weighted
@@ -73,7 +73,7 @@ def infinite(
     model: nn.Module | nnx.Module | Callable[..., Any],
     x: Any,
     x2: Any = None,
-    rule: 'AnyRule | str | Mapping[str, AnyRule | str] | None' = 'bp',
+    rule: 'AnyRule | str | Mapping[str, AnyRule | str] | None' = None,
     *,
     init: Any = None,
     variances: Mapping[str, float] | None = None,
@@ -104,14 +104,15 @@ def infinite(
       *inputs).
     x: samples [n, ...]; a tuple of arrays where the model takes several.
     x2: other samples [n', ...], whose errors move the outputs of x; None: x.
-    rule: what `bioprop.wrap` takes, of the rules that have a lazy limit; None: the model's own.
+    rule: what `bioprop.plug` takes, of the rules that have a lazy limit; None: the model's own,
+      and backprop of a plain one.
     init: of an NNX model, a function of a key to another such model; of a function, parameters or a
       function of a key to parameters. Linen models have their own.
     variances: of entries of parameters, by pattern of their paths, first match first, in place of
       estimates: {'*/kernel': 2 / 512}. What is not named is estimated from draws.
     accuracy: relative error of estimated variances.
     key: of draws; None: jax.random.key(0).
-    output: which of the model's outputs, as in `wrap`.
+    output: which of the model's outputs, as in `bioprop.plug`.
     max_gib: memory that one block of samples may take, in GiB (2**30 bytes).
     block: samples in a block; None: as many as `max_gib` allows.
     **kwargs: the model's keyword arguments, such as train=False.
@@ -128,7 +129,7 @@ def infinite(
   """
   samples, others = _samples(x), None if x2 is None else _samples(x2)
   key = jax.random.key(0) if key is None else key
-  require_sample('infinite', samples)
+  require_sample('theory.infinite', samples)
   _check_constants(kwargs, blocks.count_of(samples))
   size = blocks.size_of(samples, others, block)
   call, draw = call_of(model, blocks.cut(samples, 0, size), kwargs, init, key)

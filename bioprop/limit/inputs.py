@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from bioprop.jaxprs.layout import bind
 from bioprop.limit.expressions import ELEMENTWISE
 from bioprop.limit.values import Known, Param, Plain, Value, refuse
 from bioprop.network import axes as network_axes
-from bioprop.network.layout import bind
 from bioprop.theory.fields.leaves import Applied, Given
 
 

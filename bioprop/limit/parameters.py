@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bioprop.jaxprs.layout import bind
 from bioprop.limit.values import Axes, Known, Param, refuse
-from bioprop.network.layout import bind
 from bioprop.theory.fields.leaves import Parameter
 
 MOVES = frozenset('''transpose reshape squeeze expand_dims broadcast_in_dim slice dynamic_slice rev

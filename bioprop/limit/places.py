@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-_OURS = ('/bioprop/limit/', '/bioprop/plug/', '/bioprop/network/')
+_OURS = ('/bioprop/limit/', '/bioprop/fronts/', '/bioprop/network/')
 
 
 def place_of(eqns: Sequence[core.JaxprEqn]) -> str:

@@ -8,6 +8,16 @@ import numpy as np
 from jax.extend import core
 
 from bioprop.errors import TheoryError
+from bioprop.jaxprs.layout import (
+  CALLS,
+  REMATS,
+  Body,
+  bind,
+  body_of,
+  branches_of,
+  constant,
+  scan_of,
+)
 from bioprop.limit.algebra import Algebra
 from bioprop.limit.expressions import ELEMENTWISE
 from bioprop.limit.inputs import plain, step_of
@@ -19,16 +29,6 @@ from bioprop.limit.products import Products
 from bioprop.limit.sums import Sums, reason
 from bioprop.limit.values import Gain, Hidden, Known, Param, Plain, Value, refuse
 from bioprop.network.gates import relus_in
-from bioprop.network.layout import (
-  CALLS,
-  REMATS,
-  Body,
-  bind,
-  body_of,
-  branches_of,
-  constant,
-  scan_of,
-)
 from bioprop.theory.fields.leaves import Data, Field, One, Weighted
 
 # Maps (number of a ReLU, shape of its argument) to what its gates see of the input.

@@ -31,6 +31,9 @@ from bioprop.typing import Array, Key, PyTree
 class AlignmentScore(NamedTuple):
   """One layer's score, in [-1, 1]; NaN if it or its shadow did not move.
 
+  It is the cosine <A, B> / (|A| |B|) of A = dW dW^T, of the change dW [in, out] of the weights, and
+  B, the same of the shadow's: 1 where both agree up to a rotation of the outputs.
+
   Attributes:
     score: of the change of the weights with the shadow's.
     control: of the change with its entries shuffled.
@@ -40,7 +43,7 @@ class AlignmentScore(NamedTuple):
 
 
 class Layer(Protocol):
-  """What is to be known of a layer; `bioprop.layers` gives those of a model.
+  """What is to be known of a layer; `bioprop.measure.layers` gives those of a model.
 
   Attributes:
     weights: shape and dtype of each weight by its path in the parameters, as the layer sees it.
@@ -64,11 +67,11 @@ def alignment_scores(
   """Measures how far each layer's weights moved as those of a shadow network did.
 
   The shadow's pseudogradient at a step is that of align_zero at the trained network's parameters:
-  `jax.grad` of the loss of `bioprop.wrap(model, 'align_zero')` with the feedback
+  `jax.grad` of the loss of `bioprop.plug(model, 'align_zero')` with the feedback
   {'initial': initial parameters}; see bioprop/bench/align_score.py.
 
   Args:
-    layers: the network's, as `bioprop.layers(model, x)` gives them.
+    layers: the network's, as `bioprop.measure.layers(model, x)` gives them.
     change: what its parameters have moved by since the start, a tree of them (for NNX as
       `nnx.to_pure_dict(nnx.state(model, nnx.Param))` gives it).
     shadow: what the shadow's have moved by.

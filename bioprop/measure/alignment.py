@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.errors import MeasureError
-from bioprop.typing import Array
+from bioprop.typing import Array, Float
 
 
 def weight_alignment(weights: Mapping[str, Array],
-                     feedback: Mapping[str, Array]) -> dict[str, Array]:
+                     feedback: Mapping[str, Array]) -> dict[str, Float[Array, '']]:
   """Computes the cosine of W and B, taken as vectors.
 
   Args:
     weights: by path.
-    feedback: by path, shaped like the weights: `bioprop.feedback(model, variables, x).sent`. Of a
+    feedback: by path, shaped like the weights: `feedback_weights(model, variables, x).sent`. Of a
       layer whose input no parameter made, it sends to nothing, and there is no angle.
 
   Returns:
@@ -40,7 +40,8 @@ def weight_alignment(weights: Mapping[str, Array],
   return {path: _cosine(weights[path], b) for path, b in feedback.items()}
 
 
-def direct_alignment(above: Sequence[Array], feedback: Array) -> Array:
+def direct_alignment(above: Sequence[Float[Array, 'in out']],
+                     feedback: Float[Array, 'outputs in_of_first']) -> Float[Array, '']:
   """Computes the cosine of direct feedback and the product of the weights above it.
 
   Args:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from bioprop.typing import Array, PyTree
+from bioprop.typing import Array, PyTree, jitted
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +36,7 @@ class Jacobian:
 Differentiate = Callable[[PyTree], Jacobian]
 
 
-@jax.jit
+@jitted
 def evaluate(function: Callable[[PyTree], PyTree], samples: PyTree) -> PyTree:
   """Calls a function that is a pytree (`jax.tree_util.Partial`), compiled once for each.
 

@@ -2,7 +2,7 @@ r"""What a kernel says about learning: alignment, similarity, spectrum, the lazy
 
 A kernel is an array: K [n, n], of one output or traced over outputs, or full, K [n, n, C, C], whose
 entry [i, j, c, d] is how the error of sample j at output d moves output c of sample i. It need not
-be symmetric: of learning rules other than backprop it is not (see bioprop/measure/entk.py). While
+be symmetric: of learning rules other than backprop it is not (see measure/tangent.py). While
 it stays what it is, the *lazy* limit, a network with the loss SUM |f - y|^2 / 2 learns by
 
   df / dt = - K (f - y) ,    df_* / dt = - K_* (f - y)
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bioprop.errors import MeasureError
-from bioprop.typing import Array
+from bioprop.typing import Array, Complex, Float, Int, jitted
 
 # Accelerators would multiply float32 with 10 bits or fewer.
 _matmul = functools.partial(jnp.matmul, precision='highest')
@@ -46,8 +46,9 @@ def as_matrix(kernel: Array) -> Array:
   return kernel.transpose(0, 2, 1, 3).reshape(n * c, m * d)
 
 
-@jax.jit
-def target_alignment(kernel: Array, targets: Array) -> Array:
+@jitted
+def target_alignment(kernel: Float[Array, 'n n ...'],
+                     targets: Float[Array, 'n ...']) -> Float[Array, '']:
   r"""The cosine of a kernel and that of the targets, which would learn them fastest.
 
   A(K, y y^T) = y^T K y / (|K|_F |y|^2) (Cristianini et al. 2001; Bordelon & Pehlevan 2023, arXiv
@@ -70,8 +71,8 @@ def target_alignment(kernel: Array, targets: Array) -> Array:
   return jnp.sum(y * _matmul(matrix, y)) / norms
 
 
-@jax.jit
-def centred_alignment(kernel: Array, other: Array) -> Array:
+@jitted
+def centred_alignment(kernel: Float[Array, 'n n'], other: Float[Array, 'n n']) -> Float[Array, '']:
   """The cosine of two centred kernels H K H, H = 1 - 1/n.
 
   Cortes, Mohri & Rostamizadeh (2012, JMLR 13). Of Gram matrices of features it is their linear CKA
@@ -93,8 +94,9 @@ def centred_alignment(kernel: Array, other: Array) -> Array:
   return cka(kernel[None], other[None])[0, 0]
 
 
-@jax.jit
-def cka(kernels: Array, others: Array | None = None) -> Array:
+@jitted
+def cka(kernels: Float[Array, 'm n n'],
+        others: Float[Array, 'l n n'] | None = None) -> Float[Array, 'm l']:
   """The centred alignment of each kernel with each: between layers, or between times.
 
   Args:
@@ -118,8 +120,8 @@ def cka(kernels: Array, others: Array | None = None) -> Array:
   return _matmul(_directions(kernels), _directions(others).T)
 
 
-@jax.jit
-def spectrum(kernel: Array) -> Array:
+@jitted
+def spectrum(kernel: Float[Array, 'n n ...']) -> Float[Array, ' modes']:
   """The singular values of a kernel, descending.
 
   They are the eigenvalues of a kernel that is symmetric and positive, as backprop's is: the rates
@@ -138,7 +140,7 @@ def spectrum(kernel: Array) -> Array:
   return jnp.linalg.svd(as_matrix(kernel), compute_uv=False)
 
 
-def rates(kernel: Array) -> np.ndarray:
+def rates(kernel: Float[Array, 'n n ...']) -> Complex[np.ndarray, ' modes']:
   """The eigenvalues of a kernel: the rates of the modes of df / dt = - K (f - y).
 
   Those with a negative real part grow, and the error with them; those that are not real oscillate.
@@ -158,8 +160,8 @@ def rates(kernel: Array) -> np.ndarray:
   return values[np.argsort(-values.real, kind='stable')]
 
 
-@jax.jit
-def effective_rank(kernel: Array) -> Array:
+@jitted
+def effective_rank(kernel: Float[Array, 'n n ...']) -> Float[Array, '']:
   """The number of modes that matter: exp of the entropy of the normalised spectrum.
 
   Roy & Vetterli (2007, EUSIPCO). It is k where k singular values are equal and the others are 0.
@@ -177,17 +179,17 @@ def effective_rank(kernel: Array) -> Array:
   return jnp.exp(jnp.sum(jax.scipy.special.entr(values / jnp.sum(values))))
 
 
-@jax.jit
+@jitted
 def kernel_regression(
-    kernel: Array,
-    cross: Array,
-    targets: Array,
+    kernel: Float[Array, 'n n ...'],
+    cross: Float[Array, 'm n ...'],
+    targets: Float[Array, 'n ...'],
     *,
-    initial: Array | None = None,
-    initial_test: Array | None = None,
-    time: float | Array | None = None,
-    ridge: float | Array = 0.0,
-) -> Array:
+    initial: Float[Array, 'n ...'] | None = None,
+    initial_test: Float[Array, 'm ...'] | None = None,
+    time: float | Float[Array, ''] | None = None,
+    ridge: float | Float[Array, ''] = 0.0,
+) -> Float[Array, 'm ...']:
   r"""What a network in the lazy limit predicts.
 
   f_*(t) = f_*(0) + K_* INT_0^t exp(-(K + ridge) s) ds (y - f(0)), which at the end of training is
@@ -238,8 +240,9 @@ def kernel_regression(
   return moved if initial is None else initial_test + moved
 
 
-@jax.jit
-def classification_error(predictions: Array, labels: Array) -> Array:
+@jitted
+def classification_error(predictions: Float[Array, 'm c'],
+                         labels: Int[Array, ' m']) -> Float[Array, '']:
   """The share of samples whose largest output is not the label's.
 
   Args:

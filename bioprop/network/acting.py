@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.errors import FeedbackMissingError
+from bioprop.jaxprs.convolutions import fast_convolutions, has_convolution
 from bioprop.network.recurrence import Entries, keeping_own
 from bioprop.network.truncation import Loop
 from bioprop.network.values import Frame, Kind, Node, Seen, SeenOp
@@ -122,8 +123,10 @@ class Acting(Walk):
 
   def _assigned(self, op: SeenOp, rule: Rule, seen, params, weight: Value, x: Array) -> Array:
     moved = rule.reads_error and op.seen_x.axis not in (None, 0)
+    rewrite = fast_convolutions if has_convolution(op.nodes[0].eqn) else lambda function: function
     y, port = assign(rule, seen, params, jnp.moveaxis(x, op.seen_x.axis, 0) if moved else x,
-                     self._feedback(op, rule, weight), self._error if rule.reads_error else None)
+                     self._feedback(op, rule, weight), self._error if rule.reads_error else None,
+                     rewrite)
     if port is not None:
       self.thread = self.thread + port
     away = rule.reads_error and op.seen_y.axis not in (None, 0)

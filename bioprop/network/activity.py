@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bioprop.network.layout import REMATS, Body, body_of, constant
+from bioprop.jaxprs.layout import REMATS, Body, body_of, constant
 from bioprop.network.values import Frame, Network, SeenOp
 from bioprop.typing import Array
 

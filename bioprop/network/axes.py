@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from bioprop.network.layout import Body, body_of, branches_of, scan_of
+from bioprop.jaxprs.layout import Body, body_of, branches_of, scan_of
 
 Axis = int | None
 _REDUCTIONS = frozenset('''reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax

@@ -173,7 +173,7 @@ def _direct(rule: Rule, op: SeenOp, home: Home, params, draws: Draws,
   def make(key: Key) -> dict[str, Any]:
     redraw = lambda key: {name: draws._draw(key)[op.path]}
     made = rule.init_feedback(key, Site(layer or name, _bare(name), {name: params[op.path]},
-                                        redraw, x, error)) or {}
+                                        redraw, x, error, op.w_aval)) or {}
     return {leaf: value for leaf, value in made.items() if leaf != name}
 
   for _ in op.stack:
@@ -198,6 +198,13 @@ def _not_constant(w: Array, key: Key) -> Array:
   """A LeCun-normal draw in place of a constant one: feedback of zeros would carry no error."""
   if not jnp.issubdtype(w.dtype, jnp.inexact):
     return w
+  if not isinstance(w, jax.core.Tracer) and jnp.max(w) != jnp.min(w):
+    return w  # As nearly always: a program that draws takes a while to compile.
+  return _drawn_if_constant(w, key)
+
+
+@jax.jit  # One program for each shape, as in `redrawn`.
+def _drawn_if_constant(w: Array, key: Key) -> Array:
   fan_in = max(1, w.size // w.shape[-1]) if w.ndim else 1
   normal = jax.random.normal(jax.random.fold_in(key, 1), w.shape, w.dtype) / jnp.asarray(
       fan_in**0.5, w.dtype)

@@ -23,7 +23,7 @@ import numpy as np
 from jax.extend import core
 
 from bioprop.errors import UnsupportedLayerError
-from bioprop.network.layout import CALLS, REMATS, Body, bodies_of, body_of, constant
+from bioprop.jaxprs.layout import CALLS, REMATS, Body, bodies_of, body_of, constant
 from bioprop.network.values import Frame, Kind, Node, Seen, SeenOp
 from bioprop.network.walk import Value, Walk, run_plain
 from bioprop.typing import Array, PyTree

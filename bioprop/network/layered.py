@@ -212,8 +212,9 @@ class Layered:
             f'the weight {path!r} has {types(got) or "no"} feedback, and '
             f'{type(self.rule_for(path)).__name__} sends errors back through {types(like)}: it was '
             f'cast, made for another model or by another rule, or on a call on which the model '
-            f'does not use this weight so, such as train=False; or install saw no sample, and made '
-            f'some for matrices only. Make it again, by init, or install(model, rule, rngs, x).')
+            f'does not use this weight so, such as train=False; or plug saw no sample, and made '
+            f'some for matrices only. Make it again, by init, and carry it; or by plug(model, '
+            f'rule, rngs, x).')
     return found
 
   def run(self, params: Mapping[str, Array], held: PyTree, inputs: PyTree, *,

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from bioprop.network.layout import CALLS, REMATS, Body, body_of, branches_of, scan_of
+from bioprop.jaxprs.layout import CALLS, REMATS, Body, body_of, branches_of, scan_of
 
 Positions = frozenset[int]
 _CUSTOM = ('custom_jvp_call', 'custom_vjp_call')

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bioprop.network.layout import REMATS
+from bioprop.jaxprs.layout import REMATS
 from bioprop.network.reach import dependencies
 from bioprop.network.values import Frame, Kind, Network, Node, SeenOp
 from bioprop.typing import Array

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from bioprop.network import axes
-from bioprop.network.layout import (
+from bioprop.jaxprs.layout import (
   CALLS,
   REMATS,
   Body,
@@ -27,6 +26,7 @@ from bioprop.network.layout import (
   constant,
   scan_of,
 )
+from bioprop.network import axes
 from bioprop.network.reach import dependencies
 from bioprop.network.values import CONSTANT, Frame, Kind, Meeting, Network, Node, Seen, SeenOp
 

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bioprop.errors import UnsupportedLayerError
 from bioprop.typing import Array, Key, PyTree
 
 Keys = tuple[str, ...]
 Store = dict[Keys, Any]  # Feedback by the keys that lead to it.
+Made = tuple[Store, frozenset[Keys]]  # Feedback, and the keys of what of it learns.
 
 
 def by_path(tree: PyTree) -> tuple[dict[str, Any], dict[str, Keys]]:
@@ -57,3 +59,11 @@ def matches(pattern: str, path: str) -> bool:
   """Whether a layer's path, or a whole-name part of it, matches the pattern."""
   return any(fnmatch.fnmatchcase(path, form)
              for form in (pattern, f'*/{pattern}', f'{pattern}/*', f'*/{pattern}/*'))
+
+
+def namesake(keys: Keys, at: Keys) -> UnsupportedLayerError:
+  """What is said where feedback that learns has no place, since the model has something there."""
+  return UnsupportedLayerError(
+      f'feedback that learns is kept beside its weight, that of {"/".join(keys)!r} at '
+      f'{"/".join(at)!r}, and the model has that attribute already. Rename it, or choose a '
+      f'rule with frozen feedback for the weight: {{{"/".join(keys)!r}: \'fa\', \'*\': ...}}.')

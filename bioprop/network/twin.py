@@ -15,7 +15,7 @@ which costs no product more: F(p, a) is the current network's own. All else is t
 from collections.abc import Sequence
 
 from bioprop.errors import UnsupportedLayerError
-from bioprop.network.layout import REMATS, bodies_of
+from bioprop.jaxprs.layout import REMATS, bodies_of
 from bioprop.network.values import Frame, Kind, Node, Seen, SeenOp
 from bioprop.network.walk import Value, Walk, run_plain
 from bioprop.rules.network import relay, stop

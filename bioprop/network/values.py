@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from bioprop.network.layout import Scan, bind
+from bioprop.jaxprs.layout import Scan, bind
 from bioprop.rules import Op
 from bioprop.typing import Array, Params
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from bioprop.network.layout import REMATS, bind, remat_options
+from bioprop.jaxprs.layout import REMATS, bind, remat_options
 from bioprop.network.values import Frame, Node, Seen, SeenOp
 from bioprop.typing import Array, PyTree
 

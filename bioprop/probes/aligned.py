@@ -1,4 +1,4 @@
-"""aligned: weights and feedback that are certain to stay aligned, for models that are plugged."""
+"""aligned_init: plugged models whose weights and feedback are certain to stay aligned."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 
 from bioprop.errors import FeedbackMissingError, TheoryError
+from bioprop.fronts.function import FEEDBACK
+from bioprop.fronts.nnx_run import stored
 from bioprop.network.layered import Layered
 from bioprop.network.values import SeenOp
-from bioprop.plug.function import FEEDBACK
-from bioprop.plug.nnx_run import stored
 from bioprop.probes.fronts import make_model
 from bioprop.probes.layers import labels
 from bioprop.probes.locations import TOLERANCE, distance
@@ -24,11 +24,12 @@ from bioprop.typing import Array, PyTree
 
 _BATCH = 8  # Of random activities; of one alone all units might be off.
 _OTHERWISE = ('To set the feedback alone, which guarantees nothing: '
-              'bioprop.aligned(model, variables, x, scale=False).')
+              'bioprop.theory.aligned_init(model, variables, x, scale=False).')
 
 
-def aligned(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
-            rngs: Mapping[str, jax.Array] | None = None, scale: bool = True, **kwargs: Any) -> Any:
+def aligned_init(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
+                 rngs: Mapping[str, jax.Array] | None = None, scale: bool = True,
+                 **kwargs: Any) -> Any:
   """Starts a model so that its weights stay aligned with their feedback.
 
   The feedback becomes the initial weights, and no layer's weights are larger than the next one's
@@ -63,11 +64,12 @@ def aligned(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
   """
   if getattr(model, 'bioprop_bound', None) is not None:
     raise FeedbackMissingError(
-        'the feedback is bound into this model as it was when wrap was called, and no variables '
-        'change it. Align first, and bind then: variables = bioprop.aligned(bioprop.wrap(model, '
-        '\'fa\'), variables, x); model = bioprop.wrap(model, \'fa\', variables=variables).')
+        'the feedback is bound into this model as it was when plug was called, and no variables '
+        'change it. Align first, and bind then: variables = bioprop.theory.aligned_init('
+        'bioprop.plug(model, \'fa\'), variables, x); '
+        'model = bioprop.plug(model, \'fa\', variables=variables).')
   some = batch_of(_BATCH, sample)
-  made = make_model('aligned', model, some, rngs, kwargs)
+  made = make_model('theory.aligned_init', model, some, rngs, kwargs)
   values = made.split(variables)
   layered = made.seen(shapes_of(values), some)
   kept = _kept(made, layered, values, some)
@@ -94,7 +96,7 @@ def _kept(model: Model, layered: Layered, values: Values, sample) -> list[str]:
     raise TheoryError(
         f'no layer of the model sends errors through feedback that it keeps as it is, shaped like '
         f'its weights (its rules: {model.named()}), so there is none to align. Choose fa, '
-        f'align_prop or kp: bioprop.wrap(model, \'fa\'), or bioprop.install(model, \'fa\', rngs).')
+        f'align_prop or kp: bioprop.plug(model, \'fa\'), or bioprop.plug(model, \'fa\', rngs).')
   return kept
 
 

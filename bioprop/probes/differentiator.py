@@ -46,7 +46,7 @@ class Differentiator:
     if got != self._kinds:
       raise MeasureError(
           f'derivatives were prepared for samples of dtype and shape {self._kinds}, the axis n '
-          f'aside, and the samples are {got}. Prepare others: bioprop.jacobians(model, x).')
+          f'aside, and the samples are {got}. Prepare others: bioprop.measure.jacobians(model, x).')
     outer, full = jax.vmap(lambda one: self._one(values, one))(samples)
     full = {path: leaf[..., self._orders[path]] if path in self._orders else leaf
             for path, leaf in full.items()}

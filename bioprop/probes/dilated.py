@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bioprop.network.layout import CALLS, bind, body_of, constant
+from bioprop.jaxprs.layout import CALLS, bind, body_of, constant
 from bioprop.typing import Array, PyTree
 
 

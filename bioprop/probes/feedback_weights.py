@@ -44,7 +44,7 @@ class FeedbackWeights(NamedTuple):
     return chain if leads else None
 
 
-def feedback(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
+def feedback_weights(model: nn.Module | nnx.Module, variables: Any, *sample: Any,
              rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any) -> FeedbackWeights:
   """Finds the feedback of a model, for `bioprop.measure.weight_alignment`.
 
@@ -79,7 +79,7 @@ class FeedbackOf:
                rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any):
     """Arguments as in `feedback`."""
     self._alone = batch_of(1, sample)
-    self._model = make_model('feedback', model, self._alone, rngs, kwargs)
+    self._model = make_model('measure.feedback_weights', model, self._alone, rngs, kwargs)
     self._layered: Layered | None = None
 
   def __call__(self, variables: Any) -> FeedbackWeights:

@@ -8,12 +8,12 @@ import jax
 from flax import nnx
 
 from bioprop.errors import MeasureError, refusing_samples, require_sample
+from bioprop.fronts import linen as linen_plug
+from bioprop.fronts.function import FEEDBACK, Plug
+from bioprop.fronts.function import split as split_arguments
+from bioprop.fronts.nnx_effects import PLUG, STREAM
+from bioprop.fronts.nnx_run import call_of, stored, unplug
 from bioprop.network.store import by_path, flat, nested
-from bioprop.plug import linen as linen_plug
-from bioprop.plug.function import FEEDBACK, Plug
-from bioprop.plug.function import split as split_arguments
-from bioprop.plug.nnx_effects import PLUG, STREAM
-from bioprop.plug.nnx_run import call_of, stored, unplug
 from bioprop.probes.model import PLAIN, Model, Values, shapes_of
 from bioprop.typing import Key
 
@@ -103,8 +103,9 @@ def _of_nnx(model: nnx.Module, sample, rngs, kwargs) -> Model:
     if not isinstance(variables, nnx.Module) or nnx.graphdef(variables, graph=True) != graph:
       raise MeasureError(
           'the derivatives of an NNX model are taken at the model itself, as it was when they were '
-          'prepared: bioprop.jacobians(model, x).true(model). This is another object, or its rule, '
-          'its mode (train(), eval()) or another static attribute has changed: prepare again.')
+          'prepared: bioprop.measure.jacobians(model, x).true(model). This is another object, or '
+          'its rule, its mode (train(), eval()) or another static attribute has changed: prepare '
+          'again.')
     return values_of(variables)
 
   def call(values, inputs):

@@ -16,10 +16,10 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
+from bioprop.fronts.choice import Where, locate
+from bioprop.fronts.function import Returned, own_forward
 from bioprop.measure.jacobian import Differentiate
 from bioprop.network.layered import Layered
-from bioprop.plug.choice import Where, locate
-from bioprop.plug.function import Returned, own_forward
 from bioprop.probes.differentiator import (
   Differentiator,
   Pull,
@@ -49,7 +49,7 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
               dtype: jax.typing.DTypeLike | None = None, **kwargs: Any) -> 'Jacobians':
   """Prepares the derivatives of a model and of its rule, for `bioprop.measure.entk`.
 
-    jacobians = bioprop.jacobians(model, x)
+    jacobians = bioprop.measure.jacobians(model, x)
     kernel = bioprop.measure.entk(jacobians.true(variables), jacobians.pseudo(variables), x)
 
   Computes nothing yet. Several inputs are given to `entk` as a tuple. Keep the object: it compiles
@@ -63,8 +63,8 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
   Args:
     model: an unbound linen module or an NNX module, plain (backprop) or plugged.
     *sample: its inputs, arrays [n, ...] or `jax.ShapeDtypeStruct`s, for the shapes.
-    output: which of the model's outputs is differentiated, as in `wrap`; None: the one that the
-      model was plugged with.
+    output: which of the model's outputs is differentiated, as in `bioprop.plug`; None: the one that
+      the model was plugged with.
     rngs: random streams of linen models, for rules that draw at every call: each sample is
       differentiated under the same draw.
     dtype: variables and inputs are cast to it, as to jnp.float64 under `jax.enable_x64(True)`;
@@ -81,7 +81,7 @@ def jacobians(model: nn.Module | nnx.Module, *sample: Any, output: Where = None,
                        f'them in {jax.dtypes.canonicalize_dtype(dtype).name}. Enable it first: '
                        f'jax.config.update(\'jax_enable_x64\', True).')
   alone = batch_of(1, sample)
-  made = make_model('jacobians', model, alone, rngs, kwargs)
+  made = make_model('measure.jacobians', model, alone, rngs, kwargs)
   return Jacobians(made, cast(alone, dtype), output, dtype)
 
 
@@ -224,7 +224,7 @@ def _seen(model: Model, values: Values, sample: tuple[Any, ...],
     raise MeasureError(
         f'the output of a batch of {n} has shape {out.shape}: its first axis is not the batch. '
         f'Arrays with a batch axis belong among the inputs, not among the keyword arguments: '
-        f'bioprop.jacobians(model, x, mask).')
+        f'bioprop.measure.jacobians(model, x, mask).')
 
   def run(layered: Layered) -> Run:
 
@@ -249,8 +249,8 @@ def _refuse_coupled(single: Run, double: Run, values: Values, sample: PyTree) ->
     raise MeasureError(
         'a sample\'s output depends on what else is in the batch (batch statistics, dropout), so '
         'that no sample has derivatives of its own. Prepare them in evaluation mode: '
-        'bioprop.jacobians(model, x, train=False), or model.eval() in NNX; a model that takes the '
-        'batch\'s moments in evaluation too cannot be measured sample by sample.')
+        'bioprop.measure.jacobians(model, x, train=False), or model.eval() in NNX; a model that '
+        'takes the batch\'s moments in evaluation too cannot be measured sample by sample.')
 
 
 def _drawn(shapes: PyTree) -> PyTree:

@@ -33,7 +33,7 @@ def layers(model: nn.Module | nnx.Module, *sample: Any, **kwargs: Any) -> dict[s
   Raises:
     SampleError: if there is no sample, or the model cannot be called on it.
   """
-  made = make_model('layers', model, sample, None, kwargs)
+  made = make_model('measure.layers', model, sample, None, kwargs)
   network = plain(made.seen(made.shapes, sample)).traced.network
   named, found = labels(network.ops), {}
   for op, frame in frames_of(network.frame):

@@ -15,10 +15,10 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
+from bioprop.fronts.choice import Where
 from bioprop.limit.infinite import InfiniteKernels, infinite
-from bioprop.plug.choice import Where
 from bioprop.probes.point import Batch, Loss
-from bioprop.theory import predict_steps
+from bioprop.theory.prediction import predict_steps
 from bioprop.typing import Array
 
 _AT_ONCE = 100  # Steps whose outputs are held.
@@ -57,12 +57,12 @@ def find_lazy(model: nn.Module | nnx.Module, batch: Batch, loss: Loss, *,
     batch: inputs [n, ...] and labels.
     loss: maps outputs and labels to the loss of each sample.
     descent: how it is trained, if that is on this batch alone; None: no losses are predicted.
-    block: samples of a block, as in `bioprop.infinite`.
-    output: which of the model's outputs, as in `wrap`.
+    block: samples of a block, as in `bioprop.theory.infinite`.
+    output: which of the model's outputs, as in `bioprop.plug`.
     **kwargs: the model's keyword arguments, those of training.
 
   Raises:
-    TheoryError, ConvergenceError, SampleError: as `bioprop.infinite`.
+    TheoryError, ConvergenceError, SampleError: as `bioprop.theory.infinite`.
     MeasureError: if the outputs of `descent` are none of the batch's.
   """
   x = tuple(batch.x) if isinstance(batch.x, tuple | list) else batch.x

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bioprop.network.layout import bind
+from bioprop.jaxprs.layout import bind
 from bioprop.network.values import Frame, SeenOp
 from bioprop.probes.made import Made
 from bioprop.typing import Array

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bioprop.network.layout import CALLS, bind, body_of
+from bioprop.jaxprs.layout import CALLS, bind, body_of
 from bioprop.network.values import Frame, Kind, Node
 from bioprop.typing import Array
 

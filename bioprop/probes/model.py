@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.errors import SampleError, refusing_samples
+from bioprop.fronts.choice import choose
+from bioprop.fronts.function import Call, Plug, Returned
 from bioprop.network.layered import Layered
 from bioprop.network.store import Keys, Store
-from bioprop.plug.choice import choose
-from bioprop.plug.function import Call, Plug, Returned
 from bioprop.rules import AnyRule
 from bioprop.typing import Array, Key, PyTree
 

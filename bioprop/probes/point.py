@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from bioprop.errors import MeasureError
-from bioprop.measure import evaluate
+from bioprop.measure.jacobian import evaluate
 from bioprop.probes.feedback_weights import FeedbackWeights
 from bioprop.probes.jacobian import Jacobians
 from bioprop.typing import Array, PyTree

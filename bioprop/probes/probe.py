@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from bioprop.errors import MeasureError
-from bioprop.plug.choice import Where
-from bioprop.plug.linen import wrap
+from bioprop.fronts.choice import Where
+from bioprop.fronts.plug import plug
 from bioprop.probes.feedback_weights import FeedbackOf
 from bioprop.probes.jacobian import jacobians
 from bioprop.probes.lazy import Lazy, find_lazy
@@ -30,7 +30,7 @@ def cross_entropy(outputs: Array, labels: Array) -> Array:
     raise MeasureError(
         f'the cross-entropy of outputs {outputs.shape} takes a class for each, whole numbers of '
         f'shape {outputs.shape[:-1]}, and the labels are {labels.dtype}{list(labels.shape)}. Give '
-        f'these, or the loss that was trained on: bioprop.Probe(..., loss=loss).')
+        f'these, or the loss that was trained on: bioprop.measure.Probe(..., loss=loss).')
   # A class that there is not gives NaN in the gradient too, and no other class's.
   there = (labels >= 0) & (labels < outputs.shape[-1])
   one_hot = jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
@@ -41,7 +41,7 @@ def cross_entropy(outputs: Array, labels: Array) -> Array:
 class Probe:
   """Measures a model under its rule on a fixed batch.
 
-    probe = bioprop.Probe(model, 'fa', (x, labels))
+    probe = bioprop.measure.Probe(model, 'fa', (x, labels))
     found = probe.measure(variables)
 
   Everything is compiled at the first call, and again for no other.
@@ -66,14 +66,16 @@ class Probe:
 
     Args:
       model: an unbound linen module, plain or plugged, or an NNX model.
-      rule: what a plain linen model is plugged with, as in `wrap`; None for a model that has its
-        rule already: a plugged linen model, and every NNX model (`bioprop.install`, or backprop).
+      rule: what a plain linen model is plugged with, as in `bioprop.plug`; None for a model that
+        has its rule already: a plugged linen model, and every NNX model; a plain one has backprop.
       batch: inputs [n, ...], and labels; a tuple of inputs where the model takes several.
-      types: which of `bioprop.probes.TYPES`, and of `PREDICTED`; each says in its docstring what
-        it gives.
+      types: which of 'entk' (the effective eNTK, its alignment with the targets, its shares by
+        parameter), 'features' (each layer's kernels Phi, G, G~), 'angles' (between pseudogradients
+        and gradients), 'alignment' (between weights and feedback), and 'theory' (the kernel of
+        infinite width); without a word, all but the last.
       loss: maps outputs and labels to the loss of each sample; its gradient is the error.
       block: at most so many samples' derivatives are held at once; None: all.
-      output: which of the model's outputs, as in `wrap`.
+      output: which of the model's outputs, as in `bioprop.plug`.
       rngs: random streams of a linen model, for rules that draw at every call.
       like: a probe of the same model and rule, on samples of the same shape: what it has compiled
         serves this one too.
@@ -88,18 +90,19 @@ class Probe:
       UnknownRuleError, RuleOptionError, PatternError: if `rule` cannot be read.
       TheoryError: of type 'theory', if the model or its rule has no lazy limit.
     """
+    types = (types,) if isinstance(types, str) else types
     for name in types:
       if name not in (*TYPES, *PREDICTED):
         raise MeasureError(f'there is no probe of type {name!r}. Valid: '
                            f'{", ".join((*TYPES, *PREDICTED))}.')
     if not isinstance(batch, tuple | list) or len(batch) != 2:
       raise MeasureError('a probe\'s batch is a pair of inputs and labels: '
-                         'bioprop.Probe(model, \'fa\', (x, labels)).')
+                         'bioprop.measure.Probe(model, \'fa\', (x, labels)).')
     if rule is not None and isinstance(model, nnx.Module):
       raise MeasureError(
-          'an NNX model has its rule in itself: bioprop.install(model, rule, nnx.Rngs(1), x), and '
-          'then bioprop.Probe(model, None, (x, labels)).measure(model).')
-    model = model if rule is None else wrap(model, rule, output=output)
+          'an NNX model has its rule in itself: bioprop.plug(model, rule, nnx.Rngs(1), x), and '
+          'then bioprop.measure.Probe(model, None, (x, labels)).measure(model).')
+    model = model if rule is None else plug(model, rule, output=output)
     inputs = batch[0] if isinstance(batch[0], tuple) else (batch[0],)
     self._batch, self._types = Batch(batch[0], jnp.asarray(batch[1])), tuple(types)
     counts = {len(leaf) for leaf in jax.tree.leaves(self._batch)}

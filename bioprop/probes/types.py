@@ -8,7 +8,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bioprop import measure
+from bioprop.measure.alignment import direct_alignment, weight_alignment
+from bioprop.measure.credit import angles as angles_between
+from bioprop.measure.jacobian import Jacobian, evaluate
+from bioprop.measure.kernels import centred_alignment, effective_rank
+from bioprop.measure.layer_kernels import features as features_of
+from bioprop.measure.tangent import entk as entk_of
 from bioprop.probes.point import Point
 from bioprop.typing import Array
 
@@ -43,12 +48,12 @@ def features(point: Point) -> dict[str, Array]:
     target_alignment/<weight>, effective_rank/<weight>: of phi, as in `entk`.
   """
   jacobians, x = point.jacobians, point.batch.x
-  true = measure.evaluate(jacobians.true(point.variables), x)
-  pseudo = measure.Jacobian({}, {})
+  true = evaluate(jacobians.true(point.variables), x)
+  pseudo = Jacobian({}, {})
   if jacobians.is_linear(point.variables):
-    pseudo = measure.evaluate(jacobians.pseudo(point.variables), x)
+    pseudo = evaluate(jacobians.pseudo(point.variables), x)
   found = {}
-  for path, kernels in measure.features(true, pseudo).items():
+  for path, kernels in features_of(true, pseudo).items():
     found |= {f'{name}/{path}': getattr(kernels, name) for name in ('phi', 'g', 'g_pseudo')
               if getattr(kernels, name) is not None}
     found |= {f'{name}/{path}': value for name, value in _described(kernels.phi, point).items()}
@@ -65,8 +70,8 @@ def angles(point: Point) -> dict[str, Array]:
     samples: [n], the cosine of each sample's own update.
   """
   jacobians, at = point.jacobians, (point.batch.x, point.errors)
-  each, total = measure.angles(measure.evaluate(jacobians.gradient(point.variables), at),
-                               measure.evaluate(jacobians.update(point.variables), at))
+  each, total = angles_between(evaluate(jacobians.gradient(point.variables), at),
+                               evaluate(jacobians.update(point.variables), at))
   found = {'cosine': total.update, 'ratio': total.update_ratio, 'samples': total.samples}
   for path, angle in each.items():
     found |= {f'cosine/{path}': angle.update, f'ratio/{path}': angle.update_ratio}
@@ -84,12 +89,12 @@ def alignment(point: Point) -> dict[str, Array]:
       dense and lead one to the next.
   """
   feedback = point.feedback
-  found = {f'cosine/{path}': value for path, value in measure.weight_alignment(
+  found = {f'cosine/{path}': value for path, value in weight_alignment(
       feedback.weights, feedback.sent).items()}
   for label, b in feedback.direct.items():
     above = feedback.above(label)
     if above is not None:
-      found[f'direct/{label}'] = measure.direct_alignment(above, b)
+      found[f'direct/{label}'] = direct_alignment(above, b)
   return found
 
 
@@ -133,12 +138,12 @@ def _kernels(point: Point) -> dict[str, Array]:
   true = jacobians.true(variables)
   if jacobians.is_linear(variables):
     outputs = point.outputs[0].size
-    kernels = measure.entk(true, jacobians.pseudo(variables), x, trace=True, per_layer=True,
-                           block=point.block)
+    kernels = entk_of(true, jacobians.pseudo(variables), x, trace=True, per_layer=True,
+                      block=point.block)
     return {path: kernel / outputs for path, kernel in kernels.items()}
   errors = point.errors.reshape(len(point.errors), -1)
-  moved = measure.entk(true, jacobians.update(variables), x, (x, point.errors), per_layer=True,
-                       block=point.block)
+  moved = entk_of(true, jacobians.update(variables), x, (x, point.errors), per_layer=True,
+                  block=point.block)
   return {path: _along(kernel[..., 0], errors) for path, kernel in moved.items()}
 
 
@@ -148,8 +153,8 @@ def _along(moved: Array, errors: Array) -> Array:
 
 
 def _described(kernel: Array, point: Point) -> dict[str, Array]:
-  found = {'effective_rank': measure.effective_rank(kernel)}
+  found = {'effective_rank': effective_rank(kernel)}
   if point.targets is not None:
     targets = point.targets @ point.targets.T
-    found['target_alignment'] = measure.centred_alignment(kernel, targets)
+    found['target_alignment'] = centred_alignment(kernel, targets)
   return found

@@ -10,6 +10,7 @@ additions) is differentiated by JAX as it is. So a rule never mentions a layer t
 type never mentions a rule.
 
 To add one: subclass `Rule` as a frozen dataclass in a file of its own, and add a row to `RULES`.
+Its docstring becomes a page of the site, so it has the parts that the others have.
 """
 import abc
 import dataclasses
@@ -78,9 +79,11 @@ class Site:
     op: the layer's op.
     params: the layer's parameters as they are now; at initialisation this is W(0).
     redraw: maps a key to a fresh, independent draw of `params` from the layer's own initialisers.
-    x: shape and dtype of the op's input; None where they are not known yet (`install` of an NNX
+    x: shape and dtype of the op's input; None where they are not known yet (`plug` of an NNX
       model without a sample, for rules that do not read the error).
     error: shape and dtype of the error at the network's output; None unless `reads_error`.
+    weight: shape and dtype of the op's weight in a call, one layer's of a stack; None where what is
+      made is shaped like the parameter.
   """
   path: str
   op: Op
@@ -88,6 +91,7 @@ class Site:
   redraw: Callable[[Key], Params]
   x: jax.ShapeDtypeStruct | None
   error: jax.ShapeDtypeStruct | None
+  weight: jax.ShapeDtypeStruct | None = None
 
   @property
   def sends(self) -> bool:
@@ -120,8 +124,11 @@ class Rule(abc.ABC):
   """A learning rule: immutable, hashable, compared by value; its fields are its options.
 
   Class attributes:
+    papers: keys of what there is to cite, in papers.bib (bioprop.citation).
     reads_error: `backward` needs e, the cotangent of the network's output.
-    learns: the feedback is a parameter: it lives in `params` and the optimiser moves it.
+    learns: feedback shaped like the weights is a parameter: it lives in `params` and the optimiser
+      moves it.
+    learns_direct: names of other feedback that is a parameter too, where the rule `learns`.
     redraws: `backward` needs a random key, new at each call (`rngs={'feedback': key}`): it is
       feedback['key'], beside what `init_feedback` made.
     needs_activation: `backward` needs `op.activation`.
@@ -135,8 +142,10 @@ class Rule(abc.ABC):
       input times the cotangent that arrived; measurements of such rules are faster.
     exact: the rule is backprop, and the layer is best left as it is.
   """
+  papers: ClassVar[tuple[str, ...]] = ()
   reads_error: ClassVar[bool] = False
   learns: ClassVar[bool] = False
+  learns_direct: ClassVar[tuple[str, ...]] = ()
   redraws: ClassVar[bool] = False
   needs_activation: ClassVar[bool] = False
   needs_readout: ClassVar[bool] = False
@@ -189,6 +198,27 @@ class Rule(abc.ABC):
     Returns:
       The credit for the op's parameters, input and feedback.
     """
+
+
+class SendingRule(Rule):
+  """Sends g through the matrices of `sent_through`: what is kept, unless that is overridden."""
+  multiplies = True
+
+  def sent_through(self, weights: Params, feedback: PyTree | None) -> Params | None:
+    """B; see `Rule.sent_through`."""
+    del weights
+    return feedback
+
+  def backward(self, op: Op, params: Params, x: Array, feedback: PyTree, g: Array,
+               e: Array | None) -> Credit:
+    """The op's own weight gradient; g sent through B; see `Rule.backward`."""
+    del e
+    dx = None
+    sends = feedback is not None or not self.keeps_feedback
+    if sends and jnp.issubdtype(x.dtype, jnp.inexact):
+      b = self.sent_through({name: params[name] for name in op.weights}, feedback)
+      dx = op.send(b, params, x, g)
+    return Credit(op.update(params, x, g), dx)
 
 
 def check_range(rule: Rule, name: str, low: float, high: float = float('inf')) -> None:

@@ -4,6 +4,9 @@ An *error port* carries the error to an op with the right types: the op also ret
 array shaped like the network's output. All ports are added up; the output's tap returns the output
 unchanged, and on the way back hands the sum, and so every port, the cotangent that arrived there.
 """
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +17,7 @@ from bioprop.typing import Array, Params, PyTree
 
 def assign(
     rule: Rule, op: Op, params: Params, x: Array, feedback: PyTree,
-    error: jax.ShapeDtypeStruct | None = None
+    error: jax.ShapeDtypeStruct | None = None, rewrite: Callable[..., Callable] = lambda f: f,
 ) -> tuple[Array, Array | None]:
   """Runs an op forward as it is, and backward by a rule.
 
@@ -25,6 +28,7 @@ def assign(
     x: its input.
     feedback: the rule's feedback for this op.
     error: shape and dtype of the network's output, None if the rule does not read the error.
+    rewrite: maps what is run, forward and backward, to a function with the same values.
 
   Returns:
     The op's output y, and the port to be handed to `tap`, zeros shaped like the error; or None.
@@ -36,7 +40,7 @@ def assign(
   @jax.custom_vjp
   def call(params, x, feedback):
     del feedback
-    y = op(params, x)
+    y = rewrite(op)(params, x)
     return y, None if error is None else _zeros(error, y)
 
   def forward(params, x, feedback):
@@ -45,7 +49,7 @@ def assign(
   def backward(residuals, cotangents):
     params, x, feedback = residuals
     g, e = cotangents
-    credit = rule.backward(op, params, x, feedback, g, e)
+    credit = rewrite(functools.partial(rule.backward, op))(params, x, feedback, g, e)
     _check(rule, 'params', credit.params, params)
     sent = credit.x
     if sent is not None:

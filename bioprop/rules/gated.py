@@ -1,29 +1,4 @@
-r"""Gated linear networks: backprop, with gates of the input in place of every ReLU's own.
-
-Veness et al. (2021, arXiv 1910.01526) gate linear units by the network's input; trained by gradient
-descent they are the rule GLN of Bordelon & Pehlevan (2023, arXiv 2210.02157).
-
-Every ReLU, phi(h) = 1[h > 0] h, takes its gate from a frozen random projection of the network's
-input x and not from its own argument,
-
-  phi(h_l)  becomes  1[m_l > 0] h_l ,   m_l = M_l x / sqrt(D) ,   M_l ~ N(0, 1) frozen,
-
-forward and backward, and backprop through that network is exact. It is linear in each layer's
-weights given x. What a model returns under this rule is the gated network's output, not its own;
-so are the running statistics of its norms.
-
-Which ReLUs are found is told in bioprop/network/gates.py. Where h is [n, ..., c], the gates see:
-
-  h [n, c]                            all of the sample's x, flattened
-  h [n, h', w', c], x [n, H, W, C]    x, resized to h' x w' (linear, antialiased), per location
-  h [n, T, c],      x [n, T, C]       x, per position
-  h of another rank than x            per sample, and per position along the leading axes that h
-                                      and x share; what is left of either is flattened
-
-and D is the number of features that they see. A grid of one location is as good as h [n, c]: it
-sees all of x. An image of one channel has at each location one number, so that the gates of a
-convolution split its channels by that pixel's sign alone.
-"""
+"""Gated linear networks; see `GatedLinear`."""
 import dataclasses
 import math
 
@@ -47,15 +22,59 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class GatedLinear(NetworkRule):
-  """Backprop through the gated linear network that a ReLU network becomes.
+  r"""Gated linear network: fixed random gates of the input in place of each ReLU, exact gradients.
+
+  Veness et al. (2021, arXiv 1910.01526) gate linear units by the network's input; trained by
+  gradient descent they are the rule GLN of Bordelon & Pehlevan (2023, arXiv 2210.02157). Every
+  ReLU, $\phi(h) = 1[h > 0]\, h$, takes its gate from a frozen random projection of the network's
+  input $x$ and not from its own argument,
+
+  $$ \phi(h_l) \;\to\; 1[m_l > 0]\, h_l , \qquad
+     m_l = M_l\, x / \sqrt{D} , \qquad M_l \sim N(0, 1) \text{ frozen} $$
+
+  forward and backward, and backprop through that network is exact. It is linear in each layer's
+  weights given $x$. What a model returns under this rule is the gated network's output, not its
+  own; so are the running statistics of its norms.
 
   Attributes:
     input: which of the model's arrays is x, counted from 0, keyword arguments last. None: the only
       floating one that has a sample and a feature axis.
     max_gib: the largest projection M that one ReLU may have, in GiB (2**30 bytes).
+
+  Gates:
+    Which ReLUs are found is told in bioprop/network/gates.py. What the gates of h see:
+
+    | h | x | the gates see |
+    |---|---|---|
+    | [n, c] | any | all of the sample's x, flattened |
+    | [n, h', w', c] | [n, H, W, C] | x, resized to h' x w' (linear, antialiased), per location |
+    | [n, T, c] | [n, T, C] | x, per position |
+    | of another rank than x | | per sample, and per position along leading axes of both |
+
+    What is left of either is flattened, and D is the number of features that they see. A grid of
+    one location is as good as h [n, c]: it sees all of x. An image of one channel has at each
+    location one number, so that the gates of a convolution split its channels by that pixel's sign
+    alone.
+
+  Cost:
+    A step takes 1.27 of plain Flax's on the MLP. Memory: M, which has an entry for each pair of an
+    input and a unit.
+
+  When it works:
+    Networks of ReLUs, as many as the gates' features can tell apart: digits 97.3 % (bp 97.8), MNIST
+    97.4 in 5 epochs with two hidden layers (98.2 with tanh). Models without a ReLU are refused, and
+    so are ReLUs in loops and branches.
+
+  Example:
+    ```python
+    import bioprop, flax.linen as nn, jax
+    model = bioprop.plug(nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(10)]), 'gln')
+    variables = model.init(jax.random.key(0), jax.numpy.ones((8, 64)))
+    ```
   """
   input: int | None = None
   max_gib: float = 1.0
+  papers = ('veness2021gated', 'bordelon2023influence')
   own_forward = True
   needs_sample = True
 
@@ -81,7 +100,7 @@ class GatedLinear(NetworkRule):
           'the model has no ReLU of anything that its inputs reach, and gln replaces ReLUs by '
           'gates. It looked for jax.nn.relu (nn.relu, nnx.relu) and jnp.maximum(h, 0), also inside '
           'jit and remat; smooth, leaky and clipped nonlinearities (tanh, gelu, leaky_relu, relu6) '
-          'and jnp.where are none. Write nn.relu(h) in the model (in train.py: '
+          'and jnp.where are none. Write nn.relu(h) in the model (in bioprop train: '
           '--config.model_options.activation=relu), or choose a rule that takes any '
           'nonlinearity, such as \'fa\'.')
     # As JAX sees it: numpy's float64 is float32.
@@ -98,7 +117,7 @@ class GatedLinear(NetworkRule):
     if 'gates' not in feedback:
       raise FeedbackMissingError(
           f'the feedback holds {sorted(feedback)}, and gln needs \'gates\': another rule made it. '
-          f'Run init of this plugged model again, or install for an NNX model: '
+          f'Run init of this plugged model again, or bioprop.plug for an NNX model: '
           f'variables = model.init(key, x).')
     gates, x = feedback['gates'], jnp.asarray(self.gating_input(network.inputs))
 
@@ -149,7 +168,7 @@ def _gate(x: Array, matrix: Array, number: int, h: Shape) -> Array:
         f'the gates of ReLU {number}, of shape {h}, need a projection {shape} of the input '
         f'{x.shape}, and init made it as {matrix.shape}: the model was initialised on inputs of '
         f'another size (the batch aside), or with other layers. Run init on inputs of this size: '
-        f'variables = model.init(key, x), or bioprop.install(model, \'gln\', rngs, x).')
+        f'variables = model.init(key, x), or bioprop.plug(model, \'gln\', rngs, x).')
   x, matrix = stop((x, matrix.astype(x.dtype)))
   # The division by sqrt(D) that makes m of order one would not change its sign.
   return (seen_by_gates(x, number, h).reshape((-1, shape[0])) @ matrix > 0).reshape(h)
@@ -187,4 +206,4 @@ def _other_count(made: int, seen: str) -> FeedbackMissingError:
       f'the network has {seen} ReLUs on this call, and had {made} when its gates were made: '
       f'either the feedback is another model\'s, or the model calls other layers in training than '
       f'in evaluation. Make the gates on a call like this one: variables = model.init(key, x, '
-      f'train=True), or bioprop.install(model, \'gln\', rngs, x, train=True).')
+      f'train=True), or bioprop.plug(model, \'gln\', rngs, x, train=True).')

@@ -1,22 +1,4 @@
-r"""Error-modulated Hebbian learning (Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 4).
-
-Hidden layers learn from pre-synaptic activity, post-synaptic activity and one scalar per sample,
-how wrong the network was:
-
-  Delta W ~ sum_mu |Delta_mu|^2 phi(h_mu) x_mu^T ,    dx = 0 ,
-
-h = op(params, x) the pre-activation, phi the nonlinearity that follows it, Delta = - dl/df of the
-per-sample loss l (for several outputs the square is summed over them; the paper has one). The
-readout follows the true gradient: it is the layer that a cotangent reaches, since no other sends
-any. As nothing is sent down, elementwise parameters below another layer (norm scales) stay put.
-
-Reduction. The error that arrives contains the loss's reduction: under a mean over n samples it is
--Delta / n. The rule is quadratic in Delta, so it must undo this before squaring; `reduction` says
-how the loss was reduced over samples (and positions).
-
-In time. Inside of a loop over steps a sample's square is that of its whole sequence, by which each
-step's activities are multiplied; nothing is sent back in time, and recurrent weights learn alike.
-"""
+"""Error-modulated Hebbian learning; see `Hebb`."""
 import dataclasses
 import math
 
@@ -37,18 +19,51 @@ _NAMED = {
 
 @dataclasses.dataclass(frozen=True)
 class Hebb(Rule):
-  """Error-modulated Hebbian learning.
+  r"""Error-modulated Hebbian learning: `dW = −Σ ∣Δ∣² φ(h) xᵀ`, `dx = 0`.
+
+  Hidden layers learn from pre-synaptic activity, post-synaptic activity and one scalar per sample,
+  how wrong the network was (Bordelon & Pehlevan 2023, arXiv 2210.02157, equation 4):
+
+  $$ \Delta W \propto \sum_\mu |\Delta_\mu|^2 \, \phi(h_\mu) \, x_\mu^\top , \qquad dx = 0 $$
+
+  $h$ is the pre-activation, $\phi$ the nonlinearity that follows it,
+  $\Delta = -\partial \ell / \partial f$ of the per-sample loss (for several outputs the square is
+  summed over them; the paper has one). The readout follows the true gradient: it is the layer that
+  a cotangent reaches, since no other sends any. As nothing is sent down, elementwise parameters
+  below another layer (norm scales) stay put. In time, a sample's square is that of its whole
+  sequence, by which each step's activities are multiplied; nothing is sent back, and recurrent
+  weights learn alike.
 
   Attributes:
     scale: factor on the Hebbian update, hidden layers' learning rate over the readout's.
-    reduction: how the loss is reduced over samples, 'mean' or 'sum'.
+    reduction: how the loss is reduced over samples, 'mean' or 'sum'. The error that arrives
+      contains it (-Delta / n under a mean over n samples), and has to be freed of it before it is
+      squared.
     activation: the nonlinearity after the layer. 'auto' takes the elementwise function that follows
       it in the model (the identity if something else comes first: normalisation, pooling, a
       residual addition); otherwise a name in `jax.nn` or `jax.numpy`, or 'identity'.
+
+  Cost:
+    A step takes 0.76 of plain Flax's on the MLP, 0.66 on ResNet-18; memory 0.78 on ResNet-18.
+
+  When it works:
+    In theory and at small rates: activities feed their own growth, and at backprop's learning rate
+    the digits network diverges under scale 1 (five seeds of five). Make `scale` small, and see that
+    it beats `last_layer`. Dropout between a layer and its nonlinearity hides the nonlinearity; loss
+    scaling is squared.
+
+  Example:
+    ```python
+    import bioprop, flax.linen as nn, jax
+    net = nn.Sequential([nn.Dense(32), nn.tanh, nn.Dense(10)])
+    model = bioprop.plug(net, bioprop.make('hebb', scale=0.001))
+    variables = model.init(jax.random.key(0), jax.numpy.ones((8, 64)))
+    ```
   """
   scale: float = 1.0
   reduction: str = 'mean'
   activation: str = 'auto'
+  papers = ('bordelon2023influence',)
   reads_error = True
   needs_readout = True
   linear = False

@@ -1,19 +1,4 @@
-r"""Weight mirror (Akrout et al. 2019, arXiv 1904.05391, section 4 and equation 7).
-
-Feedback that learns to be the transpose of the forward weights without ever reading them: a layer
-is driven by noise, and its feedback weights learn from the correlation between the noise xi that
-goes in and the response y = W xi that comes out, since E[xi y^T] = sigma^2 W^T:
-
-  dx = B^T g ,   B moves towards the mean of xi y^T .
-
-The paper lets B grow by eta xi y^T and decay at a rate of its own, so that it settles at a multiple
-of W. Here its pseudogradient is rate (B - xi y^T / n), xi ~ N(0, 1), n the number of products that
-each weight takes part in: it settles at W itself, whatever the optimiser. B is a parameter beside
-the kernel in `params`, as under Kolen-Pollack; but it needs no weight decay, and it follows W from
-any start. The paper alternates phases of noise and of training; here every step does both,
-each layer by itself, so that no noise reaches the output. It costs two more products a layer. In
-time, errors travel back through the B of a recurrent weight.
-"""
+"""Weight mirror; see `WeightMirror`."""
 import dataclasses
 
 import jax
@@ -24,14 +9,47 @@ from bioprop.rules.base import Credit, Rule, check_range
 
 @dataclasses.dataclass(frozen=True)
 class WeightMirror(Rule):
-  """Weight mirror: feedback that learns from noise.
+  r"""Weight mirror: `dx = Bᵀ g`, `B` learns `W` from the layer's response to noise.
+
+  Feedback that learns to be the transpose of the forward weights without ever reading them (Akrout
+  et al. 2019, arXiv 1904.05391, section 4 and equation 7): a layer is driven by noise, and its
+  feedback weights learn from the correlation between the noise $\xi$ that goes in and the response
+  $y = W \xi$ that comes out, since $E[\xi y^\top] = \sigma^2 W^\top$:
+
+  $$ dW = x^\top g , \qquad dx = B^\top g , \qquad dB = \mathrm{rate}\, (B - \xi y^\top / n) $$
+
+  The paper lets $B$ grow by $\eta\, \xi y^\top$ and decay at a rate of its own, so that it settles
+  at a multiple of $W$. Here $\xi \sim N(0, 1)$, and $n$ is the number of products that each weight
+  takes part in: $B$ settles at $W$ itself, whatever the optimiser. It is a parameter beside the
+  kernel in `params`, as under Kolen-Pollack; but it needs no weight decay, and it follows $W$ from
+  any start. The paper alternates phases of noise and of training; here every step does both, each
+  layer by itself, so that no noise reaches the output. In time, errors travel back through the B of
+  a recurrent weight.
 
   Attributes:
     rate: factor on the feedback's pseudogradient: its learning rate over that of the weights.
     scale: factor on the initial feedback; 1 draws it as large as the layer's initial weights.
+
+  Cost:
+    A step takes 2.44 of plain Flax's on the MLP: two more products a layer, and the noise. Memory
+    as `kp`.
+
+  When it works:
+    Where backprop does, once B has found W: digits 97.6 % (bp 97.8). It draws at every step:
+    `apply(..., rngs={'feedback': key})` in linen. In NNX make the optimiser after `plug`.
+
+  Example:
+    ```python
+    import bioprop, flax.linen as nn, jax
+    x = jax.numpy.ones((8, 64))
+    model = bioprop.plug(nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(10)]), 'mirror')
+    variables = model.init(jax.random.key(0), x)
+    out = model.apply(variables, x, rngs={'feedback': jax.random.key(1)})
+    ```
   """
   rate: float = 1.0
   scale: float = 1.0
+  papers = ('akrout2019deep',)
   learns = True
   redraws = True
   multiplies = True

@@ -70,8 +70,8 @@ class NetworkRule(abc.ABC):
   """A learning rule of the whole network: immutable, compared by value; fields are its options.
 
   Class attributes:
-    exact, learns, linear: as in `Rule`; no rule of the whole network is backprop or has learned
-      feedback.
+    papers, exact, learns, linear: as in `Rule`; no rule of the whole network is backprop or
+      has learned feedback.
     own_forward: the forward pass is the rule's own, and the gradients are its derivatives.
     needs_sample: the feedback depends on the shapes inside the network.
     keeps_weights: the feedback holds the initial parameters.
@@ -80,6 +80,7 @@ class NetworkRule(abc.ABC):
       and the error that of the initial network. None: it is not so; measurements are slower.
     keeps_feedback: as in `Rule`.
   """
+  papers: ClassVar[tuple[str, ...]] = ()
   exact: ClassVar[bool] = False
   learns: ClassVar[bool] = False
   linear: ClassVar[bool] = True

@@ -9,24 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bioprop.rules.base import Credit, Op, Rule
-from bioprop.typing import Array, Params, PyTree
-
-
-class SignRule(Rule):
-  """Sends g through B = sign(W) * magnitude; `sent_through` says what the magnitude is."""
-  multiplies = True
-
-  def backward(self, op: Op, params: Params, x: Array, feedback: PyTree, g: Array,
-               e: Array | None) -> Credit:
-    """g sent through the signed magnitudes; see `Rule.backward`."""
-    del e
-    dx = None
-    sends = feedback is not None or not self.keeps_feedback
-    if sends and jnp.issubdtype(x.dtype, jnp.inexact):
-      b = self.sent_through({name: params[name] for name in op.weights}, feedback)
-      dx = op.send(b, params, x, g)
-    return Credit(op.update(params, x, g), dx)
+from bioprop.typing import Array, Params
 
 
 def signed(weights: Params, magnitude: Callable[[str, Array], Array]) -> Params:

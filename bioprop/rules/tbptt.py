@@ -1,17 +1,4 @@
-r"""Truncated backpropagation through time (Williams & Peng 1990).
-
-  dW = sum_s sum_{t = s - steps + 1}^{s} (J_s ... J_{t+1} d_s)^T h_{t-1}^T ,
-
-exactly the last `steps` terms of the error d_s of every output: it crosses from a step to the one
-before it `steps` - 1 times. At `steps` >= T this is backprop through time. Errors of `steps` ages
-cross side by side, and each step is run again on the way back: at `steps` = 5 a GRU takes 1.3 to
-1.5 times backprop's time, and a third of its memory (`bench.speed --models=rnn`). With `chunked`
-errors are stopped at every `steps`-th time, as practice does: an output is credited to between 1
-and `steps` steps.
-
-What one loop over time receives from another, as the first of two stacked layers does, is an error
-of this time for it.
-"""
+"""Truncated backpropagation through time; see `TruncatedBackprop`."""
 import dataclasses
 
 from bioprop.errors import RuleOptionError
@@ -21,16 +8,43 @@ from bioprop.rules.temporal import Temporal
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedBackprop(Temporal):
-  """Truncated backpropagation through time.
+  r"""Truncated backprop through time: the last `steps` terms of every output's error, or `chunked`.
+
+  The error $d_s$ of every output crosses from a step to the one before it `steps` - 1 times
+  (Williams & Peng 1990):
+
+  $$ dW = \sum_s \sum_{t = s - \mathrm{steps} + 1}^{s} (J_s \cdots J_{t+1} d_s)^\top h_{t-1}^\top $$
+
+  With `steps` of a sequence's length this is backprop through time. What one loop over time
+  receives from another, as the first of two stacked layers does, is an error of this time for it.
 
   Attributes:
     steps: how many steps an error is credited to, the one that it arises at among them.
-    chunked: errors are stopped at every `steps`-th time.
+    chunked: errors are stopped at every `steps`-th time, as practice does: an output is credited to
+      between 1 and `steps` steps.
     recurrent: patterns of the paths of recurrent ops, in place of those that are found; loops
       without any are not cut.
+
+  Cost:
+    Errors of `steps` ages cross side by side, and each step is run again on the way back: with 5
+    steps a GRU takes 1.27 to 1.46 of backprop's time, and a third of its memory.
+
+  When it works:
+    Where what has to be remembered is not older than `steps`, or the cell keeps it by itself. With
+    5 steps: delayed match 99.9 % (bp 100), cue accumulation 99.1 (100), MNIST by rows 92.6 (98),
+    copy 49 (100). Recurrent networks alone: others are refused.
+
+  Example:
+    ```python
+    import bioprop, flax.linen as nn, jax
+    net = nn.Sequential([nn.RNN(nn.GRUCell(16)), nn.Dense(2)])
+    model = bioprop.plug(net, bioprop.make('tbptt', steps=5))
+    variables = model.init(jax.random.key(0), jax.numpy.ones((8, 20, 3)))
+    ```
   """
   steps: int = 1
   chunked: bool = False
+  papers = ('williams1990efficient',)
   multiplies = True
   truncates = True
 

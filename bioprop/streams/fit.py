@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from bioprop.errors import RecurrenceError
+from bioprop.fronts.choice import Choice
 from bioprop.network.layered import Layered
 from bioprop.network.recurrence import changing, entries, recurrent_ops
 from bioprop.network.values import Kind, Node, SeenOp
-from bioprop.plug.choice import Choice
 from bioprop.rules.temporal import Spatial
 from bioprop.streams.stream import Stream
 
-_OFFLINE = 'Use the rule offline, on whole sequences: bioprop.wrap or bioprop.install.'
+_OFFLINE = 'Use the rule offline, on whole sequences: bioprop.plug(model, ...).'
 
 
 def stream_of(layered: Layered, name: str) -> Stream:

@@ -1,7 +1,7 @@
 """online: a recurrent model that learns from a stream, in memory that does not grow with it."""
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bioprop.errors import RecurrenceError
+from bioprop.fronts.function import Returned
+from bioprop.fronts.linen import beside
+from bioprop.fronts.nnx_effects import LEARNED, PLUG
+from bioprop.fronts.plug import plug
 from bioprop.network.store import nested
-from bioprop.plug.function import Returned
-from bioprop.plug.linen import beside, wrap
-from bioprop.plug.nnx_effects import LEARNED, PLUG
 from bioprop.probes.fronts import make_model
 from bioprop.probes.model import Model, Values, shapes_of
 from bioprop.rules import AnyRule
@@ -20,6 +21,8 @@ from bioprop.streams.fit import check_rules, stream_of
 from bioprop.streams.step import Arguments, Carry
 from bioprop.streams.stream import Stream, Traces
 from bioprop.typing import Array, Key, PyTree
+
+Module = TypeVar('Module', bound=nn.Module | nnx.Module)
 
 _TRIED = 3  # Steps on which a stream is compared with the model once, before it starts.
 
@@ -52,8 +55,8 @@ class Step(NamedTuple):
   state: State
 
 
-def online(model: nn.Module | nnx.Module, rule: AnyRule | str | Mapping[str, Any] | None = None,
-           **kwargs: Any) -> 'Online':
+def online(model: Module, rule: AnyRule | str | Mapping[str, Any] | None = None,
+           **kwargs: Any) -> 'Online[Module]':
   """Makes a step function for streams out of a recurrent model of whole sequences.
 
     stream = bioprop.online(MyRNN(), 'rflo')
@@ -74,38 +77,38 @@ def online(model: nn.Module | nnx.Module, rule: AnyRule | str | Mapping[str, Any
 
   Args:
     model: a linen module, plain or plugged, or an NNX module that is plugged already.
-    rule: for a plain linen module, as in `wrap`; None for a plugged one.
+    rule: for a plain linen module, as in `bioprop.plug`; None for a plugged one.
     **kwargs: the model's keyword arguments, such as train=False.
 
   Raises:
-    PluggedError, UnknownRuleError, RuleOptionError, PatternError: as `wrap`.
+    PluggedError, UnknownRuleError, RuleOptionError, PatternError: as `bioprop.plug`.
     TypeError: if it is no model, or an NNX model is given a rule.
   """
   if isinstance(model, nnx.Module):
     if rule is not None or PLUG not in vars(model):
       raise TypeError(
           f'bioprop.online takes an NNX model that is plugged already, and no rule beside it. For '
-          f'this {type(model).__name__}, type bioprop.online(bioprop.install(model, '
+          f'this {type(model).__name__}, type bioprop.online(bioprop.plug(model, '
           f'{rule or "rflo"!r}, nnx.Rngs(0), x)), with x [n, 1, ...].')
   elif isinstance(model, nn.Module) and rule is not None:
-    model = wrap(model, rule)
-  plug = getattr(model, PLUG, None)
-  if plug is None:
+    model = plug(model, rule)
+  own = getattr(model, PLUG, None)
+  if own is None:
     raise TypeError(f'bioprop.online takes a flax.linen module and a rule, or a plugged model, and '
                     f'got {model!r}. Type for instance bioprop.online(model, \'rflo\').')
-  check_rules(plug.choice)
+  check_rules(own.choice)
   return Online(model, kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Online:
+class Online(Generic[Module]):
   """A model on streams; see `online`.
 
   Attributes:
     model: the plugged model, of sequences [n, T, ...].
     kwargs: its keyword arguments.
   """
-  model: nn.Module | nnx.Module
+  model: Module
   kwargs: Mapping[str, Any]
 
   def init(self, variables: PyTree, x: Array) -> State:
@@ -194,7 +197,7 @@ class Online:
           f'in the cell of {name}, neurons hear each other elsewhere than through recurrent '
           f'matrices: {", ".join(mixed)} change(s) what other neurons remember, as under a '
           f'normalisation over neurons. Traces are kept for neurons that do not. Use the rule '
-          f'offline, on whole sequences: bioprop.wrap or bioprop.install.')
+          f'offline, on whole sequences: bioprop.plug(model, ...).')
     got = outs[-1] if run.last else jnp.stack(outs, 1)
     close = 1e-3 + 8 * float(jnp.finfo(wanted.dtype).eps)
     tolerance = close * float(jnp.max(jnp.abs(wanted))) + 1e-6
@@ -203,7 +206,7 @@ class Online:
           f'on three steps, the output of {name} is another than step by step: it depends on more '
           f'than an input and what the loop carries, as under convolutions, attention or means '
           f'over time. Let the model return its output at every step, or at the last. Use the rule '
-          f'offline, on whole sequences: bioprop.wrap or bioprop.install.')
+          f'offline, on whole sequences: bioprop.plug(model, ...).')
 
 
 def _drawn(key: Key, number: int, like: Array) -> Array:

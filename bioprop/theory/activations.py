@@ -99,28 +99,28 @@ def _check_finite(activation: Activation) -> None:
 class Linear(Activation):
   """phi(h) = h."""
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return h
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return jnp.ones_like(h)
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     return jnp.zeros_like(h)
 
-  def dual(self, aa, ab, bb):
+  def dual(self, aa: Array, ab: Array, bb: Array) -> Array:
     return _everywhere(ab, aa, bb)
 
-  def dual_derivative(self, aa, ab, bb):
+  def dual_derivative(self, aa: Array, ab: Array, bb: Array) -> Array:
     return jnp.ones_like(_everywhere(ab, aa, bb))
 
   @property
-  def parts(self):
+  def parts(self) -> Parts:
     """With the two terms that there are, so that expectations with others are exact (Stein)."""
     return Parts(self, nodes=2)
 
   @property
-  def slopes(self):
+  def slopes(self) -> Parts:
     """Likewise."""
     return Parts(self.derivative, nodes=2)
 
@@ -145,43 +145,43 @@ class ReLU(Activation):
     _check_finite(self)
 
   @property
-  def kinks(self):
+  def kinks(self) -> Kinks:
     """One, at 0."""
     return ((0.0, self.scale * (1 - self.slope)),)
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return self._even * jnp.abs(h) + self._odd * h
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return self._even * jnp.sign(h) + self._odd
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     return jnp.zeros_like(h)
 
-  def dual(self, aa, ab, bb):
+  def dual(self, aa: Array, ab: Array, bb: Array) -> Array:
     # phi is a sum of |h| and h, and E |u| v = 0.
     c = correlation(aa, ab, bb)
     angular = jnp.sqrt((1 - c) * (1 + c)) + c * jnp.arcsin(c)
     return self._even**2 * 2 / math.pi * jnp.sqrt(aa * bb) * angular + self._odd**2 * ab
 
-  def dual_derivative(self, aa, ab, bb):
+  def dual_derivative(self, aa: Array, ab: Array, bb: Array) -> Array:
     signs = jnp.arcsin(correlation(aa, ab, bb))
     return self._even**2 * 2 / math.pi * signs + self._odd**2
 
   @property
-  def parts(self):
+  def parts(self) -> Parts:
     """A line and a ramp."""
     return Parts(self, ((0.0, (0.0, 2 * self._even)),), nodes=2)
 
   @property
-  def slopes(self):
+  def slopes(self) -> Parts:
     """A constant and a step."""
     return Parts(self.derivative, ((0.0, (2 * self._even,)),), nodes=2)
 
-  def mean(self, aa):
+  def mean(self, aa: Array) -> Array:
     return self._even * jnp.sqrt(2 / math.pi * aa)
 
-  def mean_derivative(self, aa):
+  def mean_derivative(self, aa: Array) -> Array:
     return jnp.full_like(aa, self._odd)
 
   @property
@@ -197,28 +197,28 @@ class ReLU(Activation):
 class Erf(Activation):
   """phi(h) = erf(h); its dual is that of Williams (1997, NeurIPS, equation 11)."""
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return jax.lax.erf(h)
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return 2 / math.sqrt(math.pi) * jnp.exp(-h * h)
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     return -2 * h * self.derivative(h)
 
-  def dual(self, aa, ab, bb):
+  def dual(self, aa: Array, ab: Array, bb: Array) -> Array:
     sine = 2 * ab / jnp.sqrt((1 + 2 * aa) * (1 + 2 * bb))
     return 2 / math.pi * jnp.arcsin(jnp.clip(sine, -1, 1))
 
-  def dual_derivative(self, aa, ab, bb):
+  def dual_derivative(self, aa: Array, ab: Array, bb: Array) -> Array:
     # The determinant of 1 + 2 times the covariance, which rounding is to leave at least 1.
     rest = jnp.maximum(aa * bb - ab * ab, 0)
     return 4 / math.pi / jnp.sqrt(1 + 2 * aa + 2 * bb + 4 * rest)
 
-  def mean(self, aa):
+  def mean(self, aa: Array) -> Array:
     return jnp.zeros_like(aa)
 
-  def mean_derivative(self, aa):
+  def mean_derivative(self, aa: Array) -> Array:
     return 2 / jnp.sqrt(math.pi * (1 + 2 * aa))
 
 
@@ -230,25 +230,25 @@ class Sin(Activation):
   def __post_init__(self):
     _check_finite(self)
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return jnp.sin(self.rate * h)
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return self.rate * jnp.cos(self.rate * h)
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     return -self.rate**2 * jnp.sin(self.rate * h)
 
-  def dual(self, aa, ab, bb):
+  def dual(self, aa: Array, ab: Array, bb: Array) -> Array:
     return _sines(self.rate, aa, ab, bb)
 
-  def dual_derivative(self, aa, ab, bb):
+  def dual_derivative(self, aa: Array, ab: Array, bb: Array) -> Array:
     return self.rate**2 * _cosines(self.rate, aa, ab, bb)
 
-  def mean(self, aa):
+  def mean(self, aa: Array) -> Array:
     return jnp.zeros_like(aa)
 
-  def mean_derivative(self, aa):
+  def mean_derivative(self, aa: Array) -> Array:
     return self.rate * jnp.exp(-self.rate**2 * aa / 2)
 
 
@@ -260,25 +260,25 @@ class Cos(Activation):
   def __post_init__(self):
     _check_finite(self)
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return jnp.cos(self.rate * h)
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return -self.rate * jnp.sin(self.rate * h)
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     return -self.rate**2 * jnp.cos(self.rate * h)
 
-  def dual(self, aa, ab, bb):
+  def dual(self, aa: Array, ab: Array, bb: Array) -> Array:
     return _cosines(self.rate, aa, ab, bb)
 
-  def dual_derivative(self, aa, ab, bb):
+  def dual_derivative(self, aa: Array, ab: Array, bb: Array) -> Array:
     return self.rate**2 * _sines(self.rate, aa, ab, bb)
 
-  def mean(self, aa):
+  def mean(self, aa: Array) -> Array:
     return jnp.exp(-self.rate**2 * aa / 2)
 
-  def mean_derivative(self, aa):
+  def mean_derivative(self, aa: Array) -> Array:
     return jnp.zeros_like(aa)
 
 
@@ -313,22 +313,22 @@ class Quadrature(Activation):
           f'{self._MOST}: beyond, its tables are too large. Type Quadrature(function) for the '
           f'default.')
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return self.function(h)
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return jax.jvp(self.function, (h,), (jnp.ones_like(h),))[1]
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     return jax.jvp(self.derivative, (h,), (jnp.ones_like(h),))[1]
 
   @property
-  def parts(self):
+  def parts(self) -> Parts:
     """With as many terms as there are nodes."""
     return Parts(self.function, nodes=self.nodes)
 
   @property
-  def slopes(self):
+  def slopes(self) -> Parts:
     """Likewise."""
     return Parts(self.derivative, nodes=self.nodes)
 

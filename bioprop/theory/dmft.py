@@ -37,12 +37,12 @@ from bioprop.theory.problem import Lazy, Program, Setting
 from bioprop.theory.replicas import Average, average, search
 from bioprop.theory.responses import sources
 from bioprop.theory.solution import Solution
-from bioprop.typing import Array, Key
+from bioprop.typing import Array, Float, Int, Key
 
 
 def solve_dmft(
-    x: Array,
-    targets: Array,
+    x: Float[Array, 'P D'],
+    targets: Float[Array, 'P ...'],
     *,
     depth: int,
     gamma0: float,
@@ -56,8 +56,8 @@ def solve_dmft(
     bias_variance: PerLayer = 0.0,
     bias_rate: PerLayer | None = None,
     momentum: float = 0.0,
-    batches: Array | None = None,
-    x_test: Array | None = None,
+    batches: Int[Array, 'T-1 B'] | None = None,
+    x_test: Float[Array, 'P_test D'] | None = None,
     kernels_at: Sequence[int] | None = None,
     past: str = 'kept',
     samples: int | None = None,

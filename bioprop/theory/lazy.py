@@ -62,7 +62,7 @@ from bioprop.theory.fields.leaves import (
 from bioprop.theory.fields.positions import Dense
 from bioprop.theory.piecewise import Piecewise
 from bioprop.theory.slope import Slope
-from bioprop.typing import Array
+from bioprop.typing import Array, Float
 
 PerLayer = float | Sequence[float]
 Numbers = tuple[float, ...]
@@ -76,29 +76,29 @@ _NODES = (80, 160, 320, 640, 1280)  # Of quadrature; fewer than it has by itself
 
 
 class LazyKernels(NamedTuple):
-  """Kernels of n samples with n', the layers' from the input up.
+  """Kernels of n samples with m, the layers' from the input up.
 
   Attributes:
-    phi: Phi^0 .. Phi^L, of activities, [L + 1, n, n'].
-    g: G^1 .. G^{L+1}, of gradients, [L + 1, n, n'].
-    g_pseudo: G~^1 .. G~^{L+1}, of gradients with the rule's, [L + 1, n, n'].
-    layers: what the parameters between layers l and l + 1 add to the eNTK, [L + 1, n, n'].
-    entk: K, their sum, [n, n'], per output: between two outputs it is 0.
+    phi: Phi^0 .. Phi^L, of activities.
+    g: G^1 .. G^{L+1}, of gradients.
+    g_pseudo: G~^1 .. G~^{L+1}, of gradients with the rule's.
+    layers: what the parameters between layers l and l + 1 add to the eNTK.
+    entk: K, their sum, per output: between two outputs it is 0.
   """
-  phi: Array
-  g: Array
-  g_pseudo: Array
-  layers: Array
-  entk: Array
+  phi: Float[Array, 'L+1 n m']
+  g: Float[Array, 'L+1 n m']
+  g_pseudo: Float[Array, 'L+1 n m']
+  layers: Float[Array, 'L+1 n m']
+  entk: Float[Array, 'n m']
 
 
 def lazy_kernels(
-    x: Array,
+    x: Float[Array, 'n D'],
     depth: int,
     phi: str | Elementwise | Activation = 'relu',
     rule: str = 'bp',
     *,
-    x2: Array | None = None,
+    x2: Float[Array, 'm D'] | None = None,
     rho: float = 0.0,
     scale: float = 1.0,
     weight_variance: PerLayer = 1.0,
@@ -120,11 +120,11 @@ def lazy_kernels(
   NaN where these do not suffice. It takes O(depth n n') of memory.
 
   Args:
-    x: samples [n, D].
+    x: samples.
     depth: L, the number of hidden layers.
     phi: the nonlinearity: a name, an activation, or a function; see `as_activation`.
     rule: a rule's name.
-    x2: samples [n', D], whose errors move the outputs of x; None: x.
+    x2: samples, whose errors move the outputs of x; None: x.
     rho: of 'fa', the correlation of the feedback with the initial weights.
     scale: of 'fa', the feedback's size over the weights'; the paper's is 1.
     weight_variance: s^2, one number or L + 1, from the first layer up.

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from bioprop.errors import TheoryError
-from bioprop.theory.activations import Activation, Function
+from bioprop.theory.activations import Activation, Function, Kinks
 from bioprop.theory.jumps import Jumps
 from bioprop.theory.parts import NODES, Parts
+from bioprop.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Piecewise(Activation):
           f'its derivative and of its second at least. Have them found: as_activation(function).')
 
   @property
-  def kinks(self):
+  def kinks(self) -> Kinks:
     """Those of phi', as places and jumps of the first order."""
     return tuple((place, sizes[1]) for place, sizes in self.jumps if sizes[1])
 
@@ -47,13 +48,13 @@ class Piecewise(Activation):
     """The places where phi itself jumps, and by how much."""
     return tuple((place, sizes[0]) for place, sizes in self.jumps if sizes[0])
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return self.function(h)
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return self._beside(jax.jvp(self.function, (h,), (jnp.ones_like(h),))[1], h)
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     slope = lambda h: jax.jvp(self.function, (h,), (jnp.ones_like(h),))[1]
     return jax.jvp(slope, (h,), (jnp.ones_like(h),))[1]
 
@@ -67,13 +68,13 @@ class Piecewise(Activation):
     return slope
 
   @property
-  def parts(self):
+  def parts(self) -> Parts:
     """Jumps of phi, and the rest."""
     values = tuple((place, sizes[:-1]) for place, sizes in self.jumps)
     return Parts(self.function, values, self.nodes)
 
   @property
-  def slopes(self):
+  def slopes(self) -> Parts:
     """Jumps of phi', and the rest: where phi jumps, phi' is what it is beside it."""
     return Parts(self.derivative, tuple((place, sizes[1:]) for place, sizes in self.jumps),
                  self.nodes)
@@ -107,7 +108,7 @@ class Affine(Activation):
                         f'scale=2.0).')
 
   @property
-  def kinks(self):
+  def kinks(self) -> Kinks:
     """The inner function's, where its argument is there."""
     return tuple((place / self.rate, self._slope * jump) for place, jump in self.inner.kinks)
 
@@ -115,38 +116,38 @@ class Affine(Activation):
   def _slope(self):
     return self.scale * self.rate
 
-  def __call__(self, h):
+  def __call__(self, h: Array) -> Array:
     return self.scale * self.inner(self.rate * h) + self.shift
 
-  def derivative(self, h):
+  def derivative(self, h: Array) -> Array:
     return self._slope * self.inner.derivative(self.rate * h)
 
-  def second(self, h):
+  def second(self, h: Array) -> Array:
     return self._slope * self.rate * self.inner.second(self.rate * h)
 
-  def dual(self, aa, ab, bb):
+  def dual(self, aa: Array, ab: Array, bb: Array) -> Array:
     found = self.scale**2 * self.inner.dual(*self._moments(aa, ab, bb))
     if self.shift:
       means = self.scale * (self._mean(aa) + self._mean(bb))
       found = found + self.shift * (means + self.shift)
     return found
 
-  def dual_derivative(self, aa, ab, bb):
+  def dual_derivative(self, aa: Array, ab: Array, bb: Array) -> Array:
     return self._slope**2 * self.inner.dual_derivative(*self._moments(aa, ab, bb))
 
-  def mean(self, aa):
+  def mean(self, aa: Array) -> Array:
     return self.scale * self._mean(aa) + self.shift
 
-  def mean_derivative(self, aa):
+  def mean_derivative(self, aa: Array) -> Array:
     return self._slope * self.inner.mean_derivative(self.rate**2 * aa)
 
   @property
-  def parts(self):
+  def parts(self) -> Parts:
     """The inner function's, moved."""
     return self._moved(self, self.inner.parts, self.scale)
 
   @property
-  def slopes(self):
+  def slopes(self) -> Parts:
     """Likewise."""
     return self._moved(self.derivative, self.inner.slopes, self._slope)
 

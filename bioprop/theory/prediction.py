@@ -25,7 +25,7 @@ from jax.experimental.ode import odeint
 
 from bioprop.errors import TheoryError
 from bioprop.theory import checks
-from bioprop.typing import Array
+from bioprop.typing import Array, Float
 
 Loss = Callable[[Array, Array], Array]
 
@@ -50,12 +50,12 @@ class Outputs(NamedTuple):
 
 
 def predict(
-    kernel: Array,
+    kernel: Float[Array, 'n n'],
     targets: Array,
-    times: Array,
+    times: Float[Array, ' T'],
     *,
     loss: str | Loss = 'mse',
-    cross: Array | None = None,
+    cross: Float[Array, 'm n'] | None = None,
     initial: Array | None = None,
     initial_test: Array | None = None,
     tolerance: float | None = None,
@@ -113,13 +113,13 @@ def predict(
 
 
 def predict_steps(
-    kernel: Array,
+    kernel: Float[Array, 'n n'],
     targets: Array,
-    learning_rate: float | Array,
+    learning_rate: float | Float[Array, ' steps'],
     steps: int,
     *,
     loss: str | Loss = 'mse',
-    cross: Array | None = None,
+    cross: Float[Array, 'm n'] | None = None,
     initial: Array | None = None,
     initial_test: Array | None = None,
 ) -> Outputs:

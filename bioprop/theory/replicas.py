@@ -1,13 +1,12 @@
 """Averages of independent marches: how accurate they are, and how many copies that needs."""
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import scipy.stats
-import tqdm
+import scipy  # Its parts load when they are first used; scipy.stats takes half a second.
 
 from bioprop.errors import ConvergenceError, TheoryError
 from bioprop.theory import checks
@@ -85,9 +84,7 @@ def average(program: Program, setting: Setting, key: Key, replicas: int) -> Aver
     ConvergenceError: if it diverges in some: the averages are too noisy to follow.
   """
   mean, squares, diverged = None, None, []
-  bar = tqdm.tqdm(jax.random.split(key, replicas), unit='replica', delay=2, leave=False,
-                  desc=f'mean-field theory, {program.samples} copies', disable=None)
-  for number, own in enumerate(bar):
+  for number, own in enumerate(_watched(jax.random.split(key, replicas), program.samples)):
     found = march(program, setting, own)
     try:
       checks.growth(program.rule, float(setting.gamma0), float(setting.rate),
@@ -126,6 +123,16 @@ def average(program: Program, setting: Setting, key: Key, replicas: int) -> Aver
   relative = _relative(replicas)
   return Average(mean, {name: relative(getattr(squares, name), getattr(mean, name))
                         for name in ('f', 'phi', 'entk')}, program.samples, replicas)
+
+
+def _watched(keys: Key, copies: int) -> Iterable[Key]:
+  """The keys, and a bar that says how many are done, where tqdm is installed."""
+  try:
+    import tqdm
+  except ModuleNotFoundError:  # Of the extra `train`.
+    return keys
+  return tqdm.tqdm(keys, unit='replica', delay=2, leave=False,
+                   desc=f'mean-field theory, {copies} copies', disable=None)
 
 
 def _relative(replicas: int) -> Callable[[float, np.ndarray], float]:

@@ -1,11 +1,17 @@
 """What works and is most likely not meant: said once, with the line to type."""
+import os
+
 import ml_collections
 from absl import logging
 
-from bioprop.rules import AnyRule
+from bioprop.rules import RULES, AnyRule
+from bioprop.rules.direct_kolen_pollack import DirectKolenPollack
 from bioprop.rules.kolen_pollack import KolenPollack
+from bioprop.rules.product import ProductFeedbackAlignment
 from bioprop.rules.target import DirectRandomTargetProjection
 
+# Their feedback gets the updates of weights, and aligns with these as both decay.
+_DECAYING = (KolenPollack, DirectKolenPollack, ProductFeedbackAlignment)
 _GREW = 2.0  # A loss that is so much larger than at the first step is not on its way down.
 
 
@@ -21,11 +27,13 @@ def before(rule: AnyRule, config: ml_collections.ConfigDict, quantities: bool) -
     A paragraph for each.
   """
   found = []
-  if isinstance(rule, KolenPollack) and not config.weight_decay:
+  if isinstance(rule, _DECAYING) and not config.weight_decay:
+    name = next(name for name, cls in RULES.items() if cls is type(rule))
+    fixed = 'dfa' if isinstance(rule, DirectKolenPollack) else 'fa'
     found.append(
-        'kp runs without weight decay: feedback and weights get the same updates, so that what '
-        'they differed by at the start never decays, and they do not align. Type '
-        '--config.weight_decay=1e-4, or --config.rule=fa for feedback that stays as it is.')
+        f'{name} runs without weight decay: feedback gets the updates of the weights, so that what '
+        f'they differed by at the start never decays, and they do not align. Type '
+        f'--config.weight_decay=1e-4, or --config.rule={fixed} for feedback that stays as it is.')
   if isinstance(rule, DirectRandomTargetProjection) and quantities:
     found.append(
         f'drtp sends the target class down, and the labels of {config.dataset} are quantities '
@@ -63,7 +71,7 @@ def cure(rule: AnyRule) -> str:
           f'{now}) may do.')
 
 
-def tell(paragraphs: list[str]) -> None:
-  """Logs each as a warning."""
+def tell(run: str | os.PathLike, paragraphs: list[str]) -> None:
+  """Logs each as a warning that names the run, one of many perhaps."""
   for paragraph in paragraphs:
-    logging.warning('%s', paragraph)
+    logging.warning('%s: %s', run, paragraph)

@@ -17,7 +17,7 @@ from bioprop.rules import RULES
 CHOICES = {
     'augment': ('none', 'shift_flip'),
     'loss': ('cross_entropy', 'mse', 'mse_centred'),
-    'model': tuple(MODELS),
+    'model': MODELS,  # And what a configuration added to it.
     'optimizer': ('sgd', 'adam', 'adamw'),
     'schedule': ('constant', 'cosine', 'step'),
 }
@@ -67,7 +67,9 @@ def base() -> ml_collections.ConfigDict:
   config.step_epochs = (100, 150)
   config.step_factor = 0.1
 
-  config.checkpoint_every = 1  # Epochs; the last epoch is always kept.
+  # Epochs; the last is always kept. What `keep` would drop again anyway may be left out, where
+  # writing it would slow the run down (training/pace.py).
+  config.checkpoint_every = 1
   config.keep = 2  # Checkpoints.
   # Training steps in one call on the device; None: a whole epoch. Between two calls the progress
   # bar moves: set it where an epoch takes minutes.
@@ -89,8 +91,8 @@ def check_kind(config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError for the configuration of something else than training one network."""
   if 'experiment' in config:
     raise ConfigError('this configuration is an experiment of theory, and trains many networks. '
-                      'Type python -m bioprop.bench.theory --config=... for it, or '
-                      'python train.py --config=configs/mnist_lenet.py.')
+                      'Type bioprop theory --config=... for it, or '
+                      'bioprop train --config=mnist_lenet.')
   missing = sorted(set(base()) - set(config))
   if missing:
     raise ConfigError(

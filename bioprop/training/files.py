@@ -1,5 +1,6 @@
 """Files that are whole or not there, and that are written nowhere but where they are asked for."""
 import contextlib
+import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
@@ -36,3 +37,20 @@ def opened(path: str | os.PathLike, flags: int) -> int:
     OSError: if it is a symbolic link: what is written there would land elsewhere.
   """
   return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, wait: bool = True) -> Iterator[None]:
+  """Holds a file for this process; the system lets go of it even if the process is killed.
+
+  Args:
+    path: the file, which is made where it is missing.
+    wait: whether to wait while another process holds it.
+
+  Raises:
+    BlockingIOError: if another process holds it, and nothing waits.
+    OSError: if it cannot be opened, or is a symbolic link.
+  """
+  with open(path, 'w', opener=opened) as file:
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    yield

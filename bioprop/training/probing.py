@@ -18,6 +18,7 @@ probe's batch are then the number of training examples.
 All scalars go to TensorBoard, those of the whole network into the epoch's line of metrics.jsonl
 too, as '<probe>/<name>': the last ones of the epoch.
 """
+import json
 import os
 import pathlib
 import zipfile
@@ -37,7 +38,7 @@ from bioprop.training import workdir as workdir_lib
 from bioprop.training.state import State
 from bioprop.training.step import Examples, Task
 
-_FOLDER = 'probes'
+_FOLDER, _NOTE = 'probes', 'probe.json'
 _OPTIONS = {'type': str, 'every': int, 'batch': int, 'block': int}
 
 
@@ -96,7 +97,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def make(config: ml_collections.ConfigDict, task: Task, data: Examples,
-         start: Callable[[], State], schedule: Callable[[int], Any]) -> tuple[Scheduled, ...]:
+         start: Callable[[], State], schedule: Callable[[int], Any],
+         like: Probe | None = None) -> tuple[Scheduled, ...]:
   """Makes the probes of a run; computes nothing but the limits that those of type theory ask for.
 
   Args:
@@ -105,6 +107,7 @@ def make(config: ml_collections.ConfigDict, task: Task, data: Examples,
     data: the training examples.
     start: gives the state before the first step.
     schedule: the learning rate by step.
+    like: a probe of the same model whose compiled functions serve these too.
 
   Raises:
     ConfigError: if there are not as many examples.
@@ -125,7 +128,7 @@ def make(config: ml_collections.ConfigDict, task: Task, data: Examples,
     scheduled.append(Scheduled(name, options.every, labels, Probe(
         task.model, None, (images, labels), types=(options.type,), loss=task.loss,
         block=options.get('block'), rngs={'feedback': task.key('step')},
-        like=scheduled[0].probe if scheduled else None, lazy=lazy, train=False)))
+        like=scheduled[0].probe if scheduled else like, lazy=lazy, train=False)))
   return tuple(scheduled)
 
 
@@ -222,7 +225,7 @@ def _variables(state: State) -> dict[str, Any]:
 
 def write(workdir: pathlib.Path, measured: Measured) -> None:
   """Writes one measurement; a kill meanwhile leaves no half of it."""
-  path = _path(workdir, measured.name, measured.step)
+  path = path_of(workdir, measured.name, measured.step)
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.replacing(path) as file:
     np.savez(file, step=measured.step, labels=measured.labels, **measured.found)
@@ -253,14 +256,45 @@ def read(workdir: str | os.PathLike, name: str) -> list[dict[str, np.ndarray]]:
 def read_all(run: str | os.PathLike) -> dict[str, list[dict[str, np.ndarray]]]:
   """Returns what the probes of a run found, by type; of several of a type, the first.
 
+  Those of the run's configuration come before those that were measured afterwards.
+
   Raises:
     WorkdirError: if the directory holds no run, or a probe has found nothing yet.
   """
   found = {}
-  for name, options in workdir_lib.config_of(run).get('probes', {}).items():
-    found.setdefault(options['type'], read(run, name))
+  for probes in (workdir_lib.config_of(run).get('probes', {}), noted(run)):
+    for name, options in probes.items():
+      found.setdefault(options['type'], read(run, name))
   return found
 
 
-def _path(workdir, name, step):
+def path_of(workdir: str | os.PathLike, name: str, step: int) -> pathlib.Path:
+  """Returns the file of one measurement, be it there or not."""
   return pathlib.Path(workdir) / _FOLDER / name / f'{step:08d}.npz'
+
+
+def note(workdir: str | os.PathLike, name: str, options: Mapping[str, Any]) -> None:
+  """Writes what a probe measures that is not in the run's configuration."""
+  path = path_of(workdir, name, 0).with_name(_NOTE)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path) as file:
+    file.write(f'{json.dumps(dict(options), sort_keys=True)}\n'.encode())
+
+
+def noted(workdir: str | os.PathLike) -> dict[str, dict[str, Any]]:
+  """Returns what the probes of a run measure that are not in its configuration, by name.
+
+  Raises:
+    WorkdirError: if such a file is damaged.
+  """
+  found = {}
+  for path in sorted((pathlib.Path(workdir) / _FOLDER).glob(f'*/{_NOTE}')):
+    try:
+      found[path.parent.name] = json.loads(path.read_text('utf-8'))
+      valid = found[path.parent.name]['type'] in (*TYPES, *PREDICTED)
+    except (OSError, ValueError, TypeError, KeyError):
+      valid = False
+    if not valid:
+      raise WorkdirError(f'{path} is damaged: it does not say what was measured. Put the file '
+                         f'back, or move {path.parent} away and measure again.')
+  return found

@@ -1,4 +1,6 @@
 """What training carries from step to step, and what a checkpoint holds."""
+from collections.abc import Callable
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -6,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from bioprop.typing import PyTree
+
+Init = Callable[[dict[str, jax.Array], jax.Array], dict[str, PyTree]]
 
 
 @flax.struct.dataclass
@@ -24,13 +28,25 @@ class State:
   opt_state: PyTree
 
 
+def make_init(model: nn.Module) -> Init:
+  """Returns the model's init, compiled once for all keys."""
+  return jax.jit(lambda keys, x: model.init(keys, x, train=False))
+
+
 def make_state(
-    model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, sample: jax.Array,
+    init: Init, tx: optax.GradientTransformation, key: jax.Array, sample: jax.Array,
 ) -> State:
-  """Returns the state before the first step; `sample` [1, ...] gives the input's shape."""
+  """Returns the state before the first step.
+
+  Args:
+    init: of `make_init`.
+    tx: the optimiser.
+    key: for all that is drawn.
+    sample: [1, ...], which gives the input's shape.
+  """
   params_key, feedback_key, dropout_key = jax.random.split(key, 3)
   rngs = {'params': params_key, 'feedback': feedback_key, 'dropout': dropout_key}
-  variables = jax.jit(lambda keys, x: model.init(keys, x, train=False))(rngs, sample)
+  variables = init(rngs, sample)
   params = variables['params']
   model_state = {name: tree for name, tree in variables.items() if name != 'params'}
   return State(jnp.zeros((), jnp.int32), params, model_state, tx.init(params))

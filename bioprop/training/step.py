@@ -4,6 +4,7 @@ All randomness is a function of (seed, epoch) or of (seed, step), never of what 
 a run that was interrupted goes on exactly as if it had not been.
 """
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bioprop.training.loop_convolutions import fast_in_loops
+from bioprop.jaxprs.convolutions import fast_convolutions
 from bioprop.training.loss import counted
 from bioprop.training.mesh import ONE_DEVICE, Placement
 from bioprop.training.state import State
@@ -54,7 +55,7 @@ class Task:
     augment: maps a key and images [n, h, w, c] to as many images, or None.
     mean, std: of each channel of the uint8 images, float32 [c], or of all pixels of rows, [1]; None
       for other sequences.
-    seed: of all randomness.
+    seed: of all randomness; where replicas share a step, an array [].
     batch_size: examples of one step.
     placement: the devices that share a step.
     masked: some labels of the training examples do not count.
@@ -66,7 +67,7 @@ class Task:
   augment: Callable[[Key, Array], Array] | None
   mean: np.ndarray | None
   std: np.ndarray | None
-  seed: int
+  seed: int | Array
   batch_size: int
   placement: Placement = ONE_DEVICE
   masked: bool = False
@@ -154,8 +155,11 @@ def batch_indices(task: Task, examples: int, epoch: Array | int) -> Array:
 
 def train_steps(
     task: Task, length: int, state: State, data: Examples, epoch: Array, start: Array,
+    step: Callable[[State, Examples], tuple[State, Metrics]] | None = None,
 ) -> tuple[State, Metrics, Array]:
   """Runs `length` steps of an epoch, from its step `start` on, as one scan.
+
+  `step` makes one update; None: `train_step` of the task.
 
   Returns:
     The new state, the metrics of each step [length], and whether the new state is finite [].
@@ -163,13 +167,15 @@ def train_steps(
   place = task.placement
   indices = batch_indices(task, len(data.labels), epoch)
   indices = jax.lax.dynamic_slice_in_dim(indices, start, length)
+  step = step or functools.partial(train_step, task)
 
   def body(state, index):
     batch = Examples(jnp.take(data.images, index, axis=0), jnp.take(data.labels, index, axis=0))
-    state, metrics = train_step(task, state, place.spread(batch))
+    state, metrics = step(state, place.spread(batch))
     return place.shard(state), metrics
 
-  state, metrics = jax.lax.scan(fast_in_loops(body), state, indices)
+  state, metrics = jax.lax.scan(
+      fast_convolutions(body, alone=place.mesh is None), state, indices)
   return place.shard(state), *place.everywhere((metrics, all_finite(state)))
 
 

@@ -1,7 +1,7 @@
 """One run's model, optimiser, data on the device and compiled functions: epochs, and no files."""
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
@@ -9,32 +9,35 @@ import numpy as np
 
 from bioprop import data as data_lib
 from bioprop.errors import BiopropError, ConfigError, DataError, DivergedError
+from bioprop.fronts.plug import plug
 from bioprop.models import MODELS
-from bioprop.plug.linen import wrap
 from bioprop.rules import make
 from bioprop.training import advice, augment, diagnose, loss, mesh, optimizer, probing
 from bioprop.training import config as config_lib
 from bioprop.training import step as step_lib
 from bioprop.training.average import Average, average, spread
-from bioprop.training.state import State, make_state
+from bioprop.training.state import State, make_init, make_state
 
 
 class NotFinite(Exception):
-  """The loss or the state stopped being finite in a step of an epoch, counted from 0."""
+  """The loss or the state stopped being finite in a step, counted from 0, of an epoch."""
 
-  def __init__(self, loss: float, step: int):
-    super().__init__(loss, step)
-    self.loss, self.step = loss, step
+  def __init__(self, loss: float, epoch: int, step: int):
+    super().__init__(loss, epoch, step)
+    self.loss, self.epoch, self.step = loss, epoch, step
 
 
 class Trainer:
   """Runs epochs from a configuration.
 
   Attributes:
+    config: of the run.
+    data: as they were loaded.
     steps: of one epoch.
     schedule: the learning rate by step.
     task: the pure description of a step.
     train_data: the training examples, on the device.
+    validation: the validation split in batches, on the device; None without.
     probes: what is measured while training.
     rule: by which it learns.
     advice: what is most likely not meant, of all that can be seen before the first step.
@@ -42,8 +45,15 @@ class Trainer:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, data_dir: str | None = None,
-               data: data_lib.Dataset | None = None):
+               data: data_lib.Dataset | None = None, like: 'Trainer | None' = None):
     """Loads the data, unless they are given, and builds everything.
+
+    Args:
+      config: of the run.
+      data_dir: folder of prepared datasets.
+      data: in place of those that the configuration names.
+      like: a trainer of a configuration that differs from this one in nothing but numbers: what it
+        has loaded and compiled serves this one too.
 
     Raises:
       ConfigError, UnknownRuleError, RuleOptionError: if the configuration names what is not there.
@@ -54,7 +64,9 @@ class Trainer:
     place = mesh.make_placement(config)
     self.rule = rule = make(config.rule, **config_lib.rule_options(config))
     # Always the same split: seeds differ in training, not in what is validated on.
-    data = data or data_lib.load(config.dataset, data_dir, validation=config.validation)
+    data = data or like and like.data or data_lib.load(
+        config.dataset, data_dir, validation=config.validation)
+    self.config, self.data = config, data
     if config.examples is not None:
       data = data_lib.choose(data, config.examples, config.seed)
     examples = len(data.train.labels)
@@ -87,22 +99,26 @@ class Trainer:
     tx, self.schedule = optimizer.make_optimizer(config, self.steps, _factor(model))
     masked = not np.all(loss.counted(data.train.labels))
     self.task = step_lib.Task(
-        wrap(model, rule), tx,
+        plug(model, rule), tx,
         loss.make_loss(config.loss, data.values, data.has_targets, masked),
         loss.make_decision(data.values, data.has_targets), augment.make_augment(config.augment),
         data.mean, data.std, config.seed, config.batch_size, place, masked)
+    # Seeds and rates of learning share it: its compilation takes longer than a small run.
+    self._init = (like._init if like is not None and like.task.model == self.task.model
+                  else make_init(self.task.model))
     self._spreads = {name: spread(getattr(data, name).labels)
                      for name in ('train', 'validation', 'test')}
-    self.train_data = place.put_everywhere(step_lib.Examples(*data.train))
+    # Which examples a part of them are, the seed decides.
+    shared = like is not None and config.examples is None
+    self.train_data = (like.train_data if shared else
+                       place.put_everywhere(step_lib.Examples(*data.train)))
     if config.probes:
       jax.eval_shape(self.init)  # What is wrong with the model is said as it is without probes.
     self.probes = probing.make(config, self.task, step_lib.Examples(*data.train), self.init,
-                               self.schedule)
+                               self.schedule, _probe_of(like, self.task.model, rule))
     self._per_call = min(config.steps_per_call or self.steps, self.steps)
-    self._validation = (step_lib.in_batches(*data.validation, config.eval_batch_size, place)
-                        if config.validation else None)
-    self._test = data.test
-    self._eval_batch_size = config.eval_batch_size
+    self.validation = (None if not config.validation else like.validation if like else
+                       step_lib.in_batches(*data.validation, config.eval_batch_size, place))
     self._train = jax.jit(
         functools.partial(step_lib.train_steps, self.task), static_argnums=0, donate_argnums=1)
     self._evaluate = jax.jit(functools.partial(step_lib.evaluate, self.task))
@@ -149,44 +165,55 @@ class Trainer:
     Raises:
       NotFinite: if the loss, or anything in the state, is infinite or NaN.
     """
-    total_loss, total_correct, total_counted = 0., 0, 0
-    start = 0
-    while start < self.steps:
-      length = probing.until_next(self.probes, start, min(self._per_call, self.steps - start))
+    tally = Tally(self, epoch)
+    for start, length in self.calls():
       if see is not None:
         for measured in probing.measure(self.probes, state, start):
           see(measured)
       state, metrics, finite = self._train(length, state, self.train_data, epoch, start)
-      _wait(finite, tick)
-      losses = np.asarray(metrics.loss, np.float64)
-      bad = np.flatnonzero(~np.isfinite(losses))
-      if bad.size or not finite:
-        at = int(bad[0]) if bad.size else length - 1
-        raise NotFinite(float(losses[at]), start + at)
-      if epoch == 1 and not start:
-        self.first_loss = float(losses[0])
-      total_loss += losses.sum()
-      total_correct += int(metrics.correct.sum())
-      total_counted += int(metrics.counted.sum())
+      wait(finite, tick)
+      tally.add(start, metrics, bool(finite))
       tick(length)
+    return state, tally.average()
+
+  def calls(self) -> Iterator[tuple[int, int]]:
+    """The calls on the device that make an epoch: the first step of each, and how many it makes.
+
+    A probe that is due is asked between two of them.
+    """
+    start = 0
+    while start < self.steps:
+      length = probing.until_next(self.probes, start, min(self._per_call, self.steps - start))
+      yield start, length
       start += length
-    return state, average(
-        float(total_loss) / self.steps, total_correct, total_counted, self._spreads['train'])
 
   def validate(self, state: State) -> Average | None:
     """Returns what is reported of the validation split, None where there is none."""
-    if self._validation is None:
+    if self.validation is None:
       return None
-    return self._average(state, self._validation, self._spreads['validation'])
+    return self.average(self._evaluate(state, self.validation), 'validation')
 
   def test(self, state: State) -> Average:
     """Returns what is reported of the test split, which is for no choice."""
-    return self._average(
-        state, step_lib.in_batches(*self._test, self._eval_batch_size, self.task.placement),
-        self._spreads['test'])
+    return self.average(self._evaluate(state, self.test_batches()), 'test')
 
-  def explain(self, state: State, replayed: int, epoch: int, failure: NotFinite) -> DivergedError:
-    """Makes the failing step again, from the state after epoch `replayed`, and says what broke."""
+  def test_batches(self) -> step_lib.Examples:
+    """The test split on the device, as `evaluate` takes it."""
+    return step_lib.in_batches(*self.data.test, self.config.eval_batch_size, self.task.placement)
+
+  def average(self, metrics: step_lib.Metrics, split: str) -> Average:
+    """What is reported of sums over a split, which is train, validation or test."""
+    number = int(metrics.counted)
+    return average(float(metrics.loss) / number, int(metrics.correct), number,
+                   self._spreads[split])
+
+  def explain(self, state: State, replayed: int, failure: NotFinite) -> DivergedError:
+    """Makes the failing step again, from the state after epoch `replayed`, and says what broke.
+
+    Raises:
+      NotFinite: if an earlier epoch fails already, as it may to another rounding (of replicas).
+    """
+    epoch = failure.epoch
     for number in range(replayed + 1, epoch):
       state, _ = self.epoch(state, number)
     first = max(failure.step - 1, 0)  # The step before may have made the bad parameters.
@@ -204,16 +231,42 @@ class Trainer:
         float(self.schedule(total)), advice.cure(self.rule)))
 
   def _make_state(self, key, sample):
-    make = functools.partial(make_state, self.task.model, self.task.tx)
+    make = functools.partial(make_state, self._init, self.task.tx)
     if self.task.placement.mesh is None:
       return make(key, sample)
     # Each device makes its own part, so that no device need hold the whole.
     return jax.jit(lambda *args: self.task.placement.shard(make(*args)))(key, sample)
 
-  def _average(self, state, batches, targets):
-    metrics = self._evaluate(state, batches)
-    number = int(metrics.counted)
-    return average(float(metrics.loss) / number, int(metrics.correct), number, targets)
+
+class Tally:
+  """Sums over the calls of an epoch."""
+
+  def __init__(self, trainer: Trainer, epoch: int):
+    self._trainer, self._epoch = trainer, epoch
+    self._loss, self._correct, self._counted = 0., 0, 0
+
+  def add(self, start: int, metrics: step_lib.Metrics, finite: bool) -> None:
+    """Adds what a call found, whose first step is `start`.
+
+    Raises:
+      NotFinite: if a loss is not, or what came after.
+    """
+    losses = np.asarray(metrics.loss, np.float64)
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size or not finite:
+      at = int(bad[0]) if bad.size else len(losses) - 1
+      raise NotFinite(float(losses[at]), self._epoch, start + at)
+    if self._epoch == 1 and not start:
+      self._trainer.first_loss = float(losses[0])
+    self._loss += float(losses.sum())
+    self._correct += int(np.sum(metrics.correct))
+    self._counted += int(np.sum(metrics.counted))
+
+  def average(self) -> Average:
+    """What is reported of the epoch."""
+    trainer = self._trainer
+    return average(self._loss / trainer.steps, self._correct, self._counted,
+                   trainer._spreads['train'])
 
 
 def _make_model(config, classes):
@@ -228,6 +281,14 @@ def _make_model(config, classes):
   return make_model(classes=classes, **options)
 
 
+def _probe_of(like, model, rule):
+  """A probe whose compiled functions serve the model too, None if there is none."""
+  if like is None or not like.probes or like.task.model != model:
+    return None
+  # What a rule draws at each call comes from the seed, which is compiled in.
+  return None if getattr(rule, 'redraws', False) else like.probes[0].probe
+
+
 def _factor(model):
   """The model's own factor on the learning rate."""
   try:
@@ -238,7 +299,7 @@ def _factor(model):
                       '--config.model_options.gamma0.') from error
 
 
-def _wait(array, tick):
+def wait(array, tick):
   """Waits in short sleeps, so that Ctrl-C is heard; they grow to a hundredth of the wait."""
   began = time.perf_counter()
   while not array.is_ready():

@@ -12,11 +12,10 @@ from typing import Any
 from absl import flags
 
 from bioprop.rules import RULES
-from bioprop.training.config import nearest
+from bioprop.training import configs as configs_lib
 
 _WIDTH, _LONG = 100, 30
 _ASKS = {f'{dashes}{word}' for dashes in ('-', '--') for word in ('h', 'help', 'helpshort')}
-FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 
 def is_asked(argv: Iterable[str]) -> bool:
@@ -36,26 +35,6 @@ def own() -> list[flags.Flag]:
   return sorted(found, key=lambda flag: flag.name)
 
 
-def configurations(pattern: str) -> list[pathlib.Path]:
-  """Returns the files of configs/ whose name matches, none where only the package is there."""
-  return sorted(path for path in FOLDER.glob('*.py') if re.match(pattern, path.name))
-
-
-def no_configuration(file: str, flag: str = '') -> str:
-  """Returns what to say of a configuration's file that is not there, with one that is.
-
-  Args:
-    file: as it was typed.
-    flag: what to type before a file, '--config='.
-  """
-  there = {path.name: path for path in configurations('')}
-  near = nearest(pathlib.Path(file).name, there) or 'digits_mlp.py'
-  where = '' if pathlib.Path(file).is_absolute() else f', seen from {pathlib.Path.cwd()}'
-  what = (f'Type for instance {flag}{shown(there[near])}.' if near in there else
-          'Give a file with a get_config(), such as those of configs/ beside the source.')
-  return f'there is no configuration {file}{where}. {what}'
-
-
 def shown(path: str | os.PathLike) -> str:
   """Returns a path as one types it here: relative, where it is below this directory."""
   try:
@@ -70,7 +49,7 @@ def text(doc: str, configs: str = '', rules: bool = False,
 
   Args:
     doc: the program's docstring.
-    configs: pattern of the names in configs/ that it takes; '': it takes none.
+    configs: pattern of the names of configurations that it takes; '': it takes none.
     rules: whether it takes rules.
     settings: what a configuration has, with the defaults; None: it takes no --config.
   """
@@ -80,27 +59,32 @@ def text(doc: str, configs: str = '', rules: bool = False,
              for name, value in settings.items()]
     parts.append('Settings, typed as --config.seed=1, with the usual values:\n'
                  + _filled(' '.join(names), 2))
-  files = configurations(configs) if configs else []
+  files = configs_lib.shipped(configs) if configs else []
   if files:
-    rows = [(path.name, _summary(ast.get_docstring(ast.parse(path.read_text('utf-8')))))
+    rows = [(path.stem, _summary(ast.get_docstring(ast.parse(path.read_text('utf-8')))))
             for path in files]
-    parts.append(_section(f'Configurations, in {shown(FOLDER)}:', rows))
+    parts.append(_section(f'Configurations, by name; the files are in {shown(configs_lib.FOLDER)}:',
+                          rows))
   if rules:
-    rows = [(name, ' '.join(filter(None, (_summary(cls.__doc__), _options(cls)))))
+    title = lambda cls: _summary(cls.__doc__).partition(': ')[0]
+    rows = [(name, ' '.join(filter(None, (title(cls), _options(cls)))))
             for name, cls in RULES.items()]
     parts.append(_section('Rules, and their options with the usual values:', rows))
   return '\n\n'.join(part for part in parts if part)
 
 
 def _flag(flag):
+  # absl adds a sentence to those that may be given several times.
+  words = re.split(r';\s+repeat this option', flag.help)[0]
   if flag.boolean:
-    return f'--{flag.name}', flag.help
-  return f'--{flag.name}={_default(flag)}', flag.help
+    return f'--{flag.name}', words
+  return f'--{flag.name}={_default(flag)}', words
 
 
 def _default(flag):
   """The value that holds if nothing is said, '...' if it is none, or as long as a line."""
-  value = '' if flag.default is None else shown(flag.default_as_str.strip("'"))
+  value = '' if flag.default is None else flag.default_as_str.strip("'")
+  value = next((path.stem for path in configs_lib.shipped() if value == str(path)), value)
   return value if 0 < len(value) < _LONG else '...'
 
 

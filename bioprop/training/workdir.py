@@ -1,14 +1,14 @@
 """The directory of one run: made, recognised, locked, and never mixed with anything else.
 
     config.json       the resolved configuration
+    environment.json  versions, hardware and costs (training/provenance.py)
     metrics.jsonl     one line per epoch, and one with the final result
     events.out.*      the same for TensorBoard
     checkpoints/      by epoch
     probes/           measurements, by probe and step (training/probing.py)
-    curves.png        drawn by train.py, and pictures of what probes found
+    curves.png        drawn by bioprop train, and pictures of what probes found
 """
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -17,12 +17,13 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from bioprop.errors import WorkdirError
+from bioprop.errors import InUseError, WorkdirError
 from bioprop.training import config as config_lib
 from bioprop.training import files, metrics
 
 _CONFIG, _CURVES, _LOCK = 'config.json', 'curves.png', '.lock'
 _NEW = f'{_CONFIG}.new'
+ENVIRONMENT = 'environment.json'
 _FOLDERS = ('checkpoints', 'probes')
 
 
@@ -60,6 +61,17 @@ def fresh(root: str | os.PathLike, name: str, config: ml_collections.ConfigDict)
     number += 1
 
 
+def is_held(path: str | os.PathLike) -> bool:
+  """Whether another process is training in a directory."""
+  try:
+    with _locked(pathlib.Path(path)):
+      return False
+  except InUseError:
+    return True
+  except OSError:  # Nothing is there, or what `opened` tells.
+    return False
+
+
 def read_config(path: pathlib.Path) -> dict | None:
   """Returns the configuration of the run in a directory, None if there is no run.
 
@@ -90,8 +102,11 @@ def config_of(run: str | os.PathLike, *names: str) -> dict:
   """
   config = read_config(pathlib.Path(run))
   if config is None:
-    raise WorkdirError(f'{run} holds no run: there is no config.json. Give the --workdir of '
-                       'train.py.')
+    below = sorted(found for pattern in (f'*/{_CONFIG}', f'*/*/{_CONFIG}')  # As sweeps have them.
+                   for found in pathlib.Path(run).glob(pattern))
+    raise WorkdirError(f'{run} holds no run: there is no config.json. ' + (
+        f'Give one of the {len(below)} below it, such as {below[0].parent}.' if below else
+        'Give the --workdir of bioprop train.'))
   usual = config_lib.base()
   for name in names:
     if not isinstance(value := config.get(name), type(usual[name])):
@@ -117,12 +132,18 @@ def differences(old: dict, new: dict, prefix: str = '') -> list[str]:
   return lines
 
 
+def others(old: dict, new: dict) -> list[str]:
+  """Returns the `differences` that make it another run: where a run computes may change."""
+  return differences(*({name: value for name, value in config.items()
+                        if name not in config_lib.PLACEMENT} for config in (old, new)))
+
+
 def _enter(path, wanted, stack):
   """Checks what is there before anything is written; the lock is let go with the stack."""
   present = read_config(path)
   if present is None:
     _refuse_foreign(path)
-  elif other := _differences(present, wanted):
+  elif other := others(present, wanted):
     longer = shlex.quote(f'{path}-{wanted["epochs"]}')
     raise WorkdirError(
         f'{path} holds a run of another configuration, which is left as it is: '
@@ -139,17 +160,11 @@ def _enter(path, wanted, stack):
       file.write(f'{json.dumps(wanted, indent=2)}\n'.encode())
 
 
-def _differences(present, wanted):
-  """`differences` that make it another run: where the same run computes may change."""
-  return differences(*({name: value for name, value in config.items()
-                        if name not in config_lib.PLACEMENT} for config in (present, wanted)))
-
-
 def _resumable(path, config):
   """Whether the same command, given again, should go on here."""
   try:
     present = read_config(path)
-    if present is None or _differences(present, as_json(config)) or metrics.is_finished(path):
+    if present is None or others(present, as_json(config)) or metrics.is_finished(path):
       return False
     with _locked(path):
       return True
@@ -169,7 +184,7 @@ def _refuse_foreign(path):
 def _refuse_unwritable(path):
   """Raises WorkdirError where a run would find, perhaps hours later, that it cannot write."""
   faults = {name: 'no directory' for name in _FOLDERS if (path / name).is_file()}
-  for name in (metrics.NAME, _CURVES, _LOCK):
+  for name in (metrics.NAME, ENVIRONMENT, _CURVES, _LOCK):
     if (path / name).is_symlink():
       faults[name] = 'a symbolic link'
     elif (path / name).is_dir():
@@ -187,11 +202,11 @@ def _damaged(file, why):
 
 @contextlib.contextmanager
 def _locked(path):
-  """Holds a directory for this process; the system lets go of it even if the process is killed."""
-  with open(path / _LOCK, 'w', opener=files.opened) as file:
+  """Holds a directory for this process."""
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      stack.enter_context(files.locked(path / _LOCK, wait=False))
     except BlockingIOError:
-      raise WorkdirError(f'another process is training in {path}. Wait for it, or choose another '
-                         '--workdir.') from None
+      raise InUseError(f'another process is training in {path}. Wait for it, or choose another '
+                       '--workdir.') from None
     yield

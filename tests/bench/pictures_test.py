@@ -1,11 +1,10 @@
 """Pictures of what probes found: which there are, and that they show what the files hold."""
 import json
 import pathlib
-import sys
-import types
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from bioprop.bench import pictures
 from bioprop.errors import WorkdirError
@@ -88,6 +87,19 @@ def test_theory_beside_the_network(tmp_path, figures):
 def _lines(axes):
   return {line.get_label(): (list(line.get_xdata()), [float(y) for y in line.get_ydata()])
           for line in axes.lines}
+
+
+def test_a_title_is_not_cut(tmp_path, figures):
+  """One kernel is narrow, and the names of sweeps' runs are long."""
+  name = 'dfa-normalise-norms-learning_rate=0.0316-seed11'
+  _run(tmp_path / name, ('entk',))
+  pictures.draw(tmp_path / name, tmp_path)
+  figure = figures['kernels.png']
+  figure.draw_without_rendering()
+  title, = figure.findobj(lambda artist: isinstance(artist, Text) and 'digits' in artist.get_text())
+  box = title.get_window_extent()
+  assert 0 <= box.x0 < box.x1 <= figure.bbox.x1 and 0 <= box.y0 < box.y1 <= figure.bbox.y1
+  assert title.get_text().replace('\n', '').replace(' ', '') == f'{name}:mlpondigits,fa'
 
 
 def test_all_pictures(tmp_path, figures):
@@ -205,25 +217,6 @@ def test_what_cannot_be_drawn(tmp_path):
                                                 '"rule": "fa"}')  # Before there were probes.
   assert pictures.draw(tmp_path / 'old', tmp_path) == []
   assert not list(tmp_path.glob('*.png'))
-
-
-def test_the_program(tmp_path, monkeypatch, capsys):
-  """Beside each run, or in a folder; a mistake is one paragraph."""
-  monkeypatch.setattr(sys, 'argv', ['pictures'])
-  monkeypatch.setattr(pictures.flags, 'FLAGS', types.SimpleNamespace(out=None))
-  _run(tmp_path / 'run', ('angles',))
-  _run(tmp_path / 'bare', ())
-  pictures.main(['pictures', str(tmp_path / 'run'), str(tmp_path / 'bare')])
-  lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == str(tmp_path / 'run' / 'angles.png') and 'has no probes' in lines[1]
-  assert (tmp_path / 'run' / 'angles.png').exists()
-  folder = str(tmp_path / 'new' / 'out')
-  monkeypatch.setattr(pictures.flags, 'FLAGS', types.SimpleNamespace(out=folder))
-  pictures.main(['pictures', str(tmp_path / 'run')])
-  assert (tmp_path / 'new' / 'out' / 'angles.png').exists()
-  for argv, words in ((['pictures'], 'no runs'), (['pictures', str(tmp_path)], 'holds no run')):
-    with pytest.raises(SystemExit, match=words):
-      pictures.main(argv)
 
 
 CONFIG = '''

@@ -37,8 +37,8 @@ def test_plugged_backprop_is_the_plain_program(tiny):
     return jax.jit(jax.grad(loss)).lower(variables['params']).as_text()
 
   model = steps.CASES['mlp'].model
-  assert program(bioprop.wrap(model, 'bp')) == program(model)
-  assert program(bioprop.wrap(model, 'usf')) != program(model)
+  assert program(bioprop.plug(model, 'bp')) == program(model)
+  assert program(bioprop.plug(model, 'usf')) != program(model)
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_both_epoch_loops_take_the_same_number_of_steps(monkeypatch):
 def test_unknown_model_is_one_line_with_the_choices(python):
   ran = python('--models=vgg', module='bioprop.bench.speed')
   assert ran.returncode == 1
-  assert 'choose from mlp, lenet, resnet18' in ran.stderr + ran.stdout
+  assert 'choose from mlp, lenet, resnet20, resnet18' in ran.stderr + ran.stdout
   assert 'Traceback' not in ran.stderr
 
 

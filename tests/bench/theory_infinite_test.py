@@ -69,6 +69,7 @@ def test_images_are_means_of_pixels():
   np.testing.assert_array_equal(more.targets(4, 'cross_entropy').argmax(1), more.labels[:4])
 
 
+@pytest.mark.slow
 def test_a_small_experiment(monkeypatch):
   """Two claims; the kernel is that of the network which is trained, and its steps are too."""
   seen, plain = [], theory.predict_steps
@@ -127,7 +128,7 @@ def test_wide_networks_follow(rule, loss, optimised):
   by = bioprop.make('fa', rho=0.5, scale=1.0) if rule == 'fa' else rule
   network = lambda width: MLP(hidden=(width, width), parametrization='ntk', activation='relu',
                               use_bias=False)
-  kernel = np.asarray(bioprop.infinite(network(8), np.concatenate([x, x_test]), rule=by,
+  kernel = np.asarray(bioprop.theory.infinite(network(8), np.concatenate([x, x_test]), rule=by,
                                        variances={'*/kernel': 1.0}).entk)
   targets = jnp.asarray(found.targets(40, loss))
   rate = 1 / float(np.linalg.eigvalsh(kernel[:40, :40])[-1])
@@ -137,7 +138,7 @@ def test_wide_networks_follow(rule, loss, optimised):
 
   def outputs(width, seeds):
     """Of each network, on training and test samples, less those before [seeds, 60, 10]."""
-    model = bioprop.wrap(network(width), by)
+    model = bioprop.plug(network(width), by)
     both = jnp.concatenate([x, x_test])
 
     @jax.jit

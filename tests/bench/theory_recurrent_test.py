@@ -33,6 +33,7 @@ def network(rng, size=5, outputs=3, inputs=4):
                    for shape in ((outputs, size), (size, inputs), (size, size))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', MORE, ids=networks.label)
 def test_plugged_rules_are_those_of_theory(case, x64):
   """On impulses, of a network that nothing is aligned in; and of samples their own."""

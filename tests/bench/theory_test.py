@@ -116,10 +116,10 @@ def test_the_command(python, tmp_path):
 
 
 @pytest.mark.parametrize('flags, words', [
-    ([], '--config=configs/theory_fa.py'),
+    ([], '--config=theory_fa.'),
     (['--config=configs/nope.py'], 'no configuration configs/nope.py'),
     (['--config=configs/theory_fa.py', '--config.gama0=2'], 'Did you mean --config.gamma0'),
-    (['--config=configs/digits_mlp.py'], 'python train.py --config='),
+    (['--config=configs/digits_mlp.py'], 'bioprop train --config='),
     (['--config=configs/theory_fa.py', '--ouput=x'], '--out and --overwrite')])
 def test_mistakes_are_one_paragraph(python, flags, words):
   """And end the command at once."""

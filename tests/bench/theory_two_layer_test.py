@@ -77,6 +77,7 @@ def test_correlated_feedback(cases):
   assert not two_layer._signals_rise(config, flat).agrees
 
 
+@pytest.mark.slow
 def test_factor_of_backprop(cases):
   """The solution with the factor is that of a finite difference; without it networks are not."""
   claim = two_layer._factor(small(), cases[0])

@@ -147,7 +147,7 @@ def test_what_cannot_be_learned_is_refused(name, words):
 
 def test_without_the_package_there_is_a_line_to_type(monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-  with pytest.raises(DataError, match=r"not installed. Type: pip install -e '\.\[neurogym\]'"):
+  with pytest.raises(DataError, match=r"not installed. Type: pip install 'bioprop\[neurogym\]'"):
     data.load('neurogym:PerceptualDecisionMaking-v0')
 
 

@@ -41,7 +41,7 @@ def message_of(name, data_dir, **kwargs):
 def test_not_prepared_and_no_tensorflow(name, tmp_path):
   message = message_of(name, tmp_path)
   assert f'{tmp_path} holds no {name}/<version>/dataset_info.json' in message
-  assert "pip install -e '.[prepare]'" in message and '--data_dir=' in message
+  assert "pip install 'bioprop[prepare]'" in message and '--data_dir=' in message
   assert list(tmp_path.iterdir()) == []
 
 

@@ -173,7 +173,7 @@ class Case:
 
   def check_symmetric(self):
     """By their train step, fa with B = W is backprop."""
-    plugged = bioprop.wrap(self.model, 'fa', output=self.output)
+    plugged = bioprop.plug(self.model, 'fa', output=self.output)
     params = filled(self._shapes(self.model)['params'])
     symmetric = as_feedback(self._shapes(plugged)['feedback'], params)
     apply = lambda v, *args, **kwargs: plugged.apply({**v, 'feedback': symmetric}, *args, **kwargs)

@@ -44,7 +44,7 @@ def case(program, tools):
   def plugged(rule):
     flags.FLAGS.rule = rule
     config = config_of(patched.models)
-    model = patched.bioprop.from_flags(patched.models.TransformerLM(config), TOKENS)
+    model = patched.bioprop.flags.plug(patched.models.TransformerLM(config), TOKENS)
     params = tools.filled(jax.eval_shape(lambda: model.init(key, TOKENS))['params'])
     gradient, traces = tools.two_steps(step_of(patched, config), state(params))
     return model, gradient, params, traces
@@ -83,7 +83,7 @@ def test_their_state(program):
   flags.FLAGS.rule = 'kp'
   config = flags.FLAGS.config.copy_and_resolve_references()
   config.update(per_device_batch_size=3, max_target_length=6)
-  model = train.bioprop.from_flags(train.models.TransformerLM(config_of(train.models)))
+  model = train.bioprop.flags.plug(train.models.TransformerLM(config_of(train.models)))
   mesh = jax.sharding.Mesh(train.utils.create_device_mesh(config), config.mesh_axes)
   tx = train.optax.adamw(0.1, weight_decay=config.weight_decay)
   state, specs = train.utils.setup_initial_state(model, tx, config, jax.random.key(0), mesh)

@@ -1,4 +1,4 @@
-"""The programs of flax's examples: imported as they are, or with the diffs of docs/drop-in.md."""
+"""The programs of flax's examples: imported as they are, or with the diffs of docs/pages/use.md."""
 import contextlib
 import importlib
 import pathlib
@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'drop-in.md'
+DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'pages' / 'use.md'
 
 # What the examples read data, write logs and export with. The models and the train steps do not use
 # any of it; it is replaced so that `train.py` can be imported where it is not installed, and the
@@ -35,14 +35,14 @@ class Absent(type):
 
 
 def patch(folder: pathlib.Path, example: str) -> None:
-  """Applies the diffs of docs/drop-in.md to a copy of one example.
+  """Applies the diffs of docs/pages/use.md to a copy of one example.
 
   Raises:
     AssertionError: if a diff's old lines are not in the file, or are there more than once.
   """
   blocks = re.findall(r'^```diff\n(.*?)^```', DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
   blocks = [block for block in blocks if block.startswith(f'--- {example}/')]
-  assert blocks, f'docs/drop-in.md has no diff for {example}'
+  assert blocks, f'docs/pages/use.md has no diff for {example}'
   for block in blocks:
     first, _, body = block.partition('\n')
     path = folder / first.removeprefix(f'--- {example}/')

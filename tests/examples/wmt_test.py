@@ -50,7 +50,7 @@ def case(program, tools):
   def plugged(rule):
     flags.FLAGS.rule = rule
     config = config_of(patched.models)
-    model = patched.bioprop.from_flags(patched.models.Transformer(config), *SAMPLE)
+    model = patched.bioprop.flags.plug(patched.models.Transformer(config), *SAMPLE)
     params = tools.filled(jax.eval_shape(lambda: model.init(key, *SAMPLE))['params'])
     gradient, traces = tools.two_steps(
         patched.train_step, tools.placed(state(patched, params)), compiled(patched, config))

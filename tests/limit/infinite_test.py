@@ -1,4 +1,4 @@
-"""bioprop.infinite: what it reads, how it computes, and what it refuses."""
+"""theory.infinite: what it reads, how it computes, and what it refuses."""
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import bioprop
+from bioprop import theory
 from bioprop.errors import BiopropError, ConvergenceError, TheoryError
 from bioprop.limit import blocks
 from bioprop.models import MLP
@@ -37,12 +38,14 @@ def close(one, other, tolerance=2e-6):
 @pytest.mark.parametrize('rule, told', [
     (bioprop.make('fa', rho=0.5, scale=0.8), {'rule': 'fa', 'rho': 0.5, 'scale': 0.8}),
     *(pytest.param(rule, {'rule': rule}, marks=pytest.mark.slow) for rule in (
-        'bp', 'dfa', 'hebb', 'last_layer', 'align_prop', 'align_ada', 'align_zero', 'gln'))])
+        'bp', 'dfa', 'hebb', 'last_layer', 'align_prop', 'align_ada', 'align_zero', 'gln')),
+    *(pytest.param(rule, {'rule': 'last_layer'}, marks=pytest.mark.slow)  # They know W no better.
+      for rule in ('kp', 'dkp', 'pfa'))])
 def test_it_reads_what_lazy_kernels_is_told(rule, told):
   """Every kernel of an MLP with biases, under every rule."""
   phi = 'relu' if rule == 'gln' else 'tanh'
   model = MLP(classes=3, hidden=(8, 8), activation=phi, parametrization='ntk')
-  found = bioprop.infinite(model, X, rule=rule, variances=UNIT)
+  found = theory.infinite(model, X, rule=rule, variances=UNIT)
   want = lazy_kernels(X, 2, phi, bias_rate=1.0, **told)
   weights = [f'Dense_{at}/kernel' for at in range(3)]
   close(found.entk, want.entk)
@@ -67,9 +70,9 @@ def conv_net(x):
 def test_blocks_and_two_sets_of_samples():
   """Blocks give what the whole gives; other samples are columns of a larger kernel."""
   model, options = made(conv_net), {'variances': {'*/kernel': 0.1}, 'rule': 'align_prop'}
-  whole = bioprop.infinite(model, IMAGES, **options)
-  cut = bioprop.infinite(model, IMAGES, block=2, **options)
-  apart = bioprop.infinite(model, IMAGES[:2], IMAGES[2:], block=2, **options)
+  whole = theory.infinite(model, IMAGES, **options)
+  cut = theory.infinite(model, IMAGES, block=2, **options)
+  apart = theory.infinite(model, IMAGES[:2], IMAGES[2:], block=2, **options)
   for one, part, corner in zip(*(jax.tree.leaves((own.nngp, own.ntk, own.entk, own.phi, own.g))
                                  for own in (whole, cut, apart))):
     close(part, one)
@@ -85,14 +88,14 @@ def flattened(x):
 def test_blocks_are_as_small_as_memory_asks(rule, monkeypatch):
   """A model that reshapes its samples, of which a block of five takes too much."""
   options = {'variances': {'*/kernel': 0.1}, 'rule': rule}
-  whole, real, told = bioprop.infinite(made(flattened), IMAGES, **options), blocks._gib, []
+  whole, real, told = theory.infinite(made(flattened), IMAGES, **options), blocks._gib, []
 
   def too_much_at_first(program):
     told.append(real(program))
     return 10.0 if len(told) == 1 else told[-1]
 
   monkeypatch.setattr(blocks, '_gib', too_much_at_first)
-  parts = bioprop.infinite(made(flattened), IMAGES, **options)
+  parts = theory.infinite(made(flattened), IMAGES, **options)
   assert len(told) == 2
   for one, part in zip(*(jax.tree.leaves((own.nngp, own.entk, own.g)) for own in (whole, parts))):
     close(part, one)
@@ -117,19 +120,19 @@ def test_fronts_agree():
   draw = lambda key: {
       'first': jax.random.normal(key, (6, 8)), 'bias': jnp.zeros(8),
       'last': jax.random.normal(jax.random.fold_in(key, 1), (8, 2)), 'end': jnp.zeros(2)}
-  linen = bioprop.infinite(made(lambda x: nn.Dense(2)(jnp.tanh(nn.Dense(8)(x)))), X, rule='dfa',
+  linen = theory.infinite(made(lambda x: nn.Dense(2)(jnp.tanh(nn.Dense(8)(x)))), X, rule='dfa',
                            variances={'*/kernel': 0.2})
   model = Net(nnx.Rngs(0))
   before = jax.tree.map(jnp.copy, nnx.state(model))
-  in_nnx = bioprop.infinite(model, X, rule='dfa', variances={'*/kernel': 0.2})
+  in_nnx = theory.infinite(model, X, rule='dfa', variances={'*/kernel': 0.2})
   jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
-  plain = bioprop.infinite(function, X, rule='dfa', init=draw,
+  plain = theory.infinite(function, X, rule='dfa', init=draw,
                            variances={'first': 0.2, 'last': 0.2})
   for other in (in_nnx, plain):
     for name in ('nngp', 'ntk', 'entk'):
       close(getattr(other, name), getattr(linen, name))
-  installed = bioprop.install(model, 'dfa', nnx.Rngs(1), X)
-  own = bioprop.infinite(installed, X, rule=None, variances={'*/kernel': 0.2})
+  installed = bioprop.plug(model, 'dfa', nnx.Rngs(1), X)
+  own = theory.infinite(installed, X, variances={'*/kernel': 0.2})  # By its own rule.
   close(own.entk, linen.entk)
 
 
@@ -137,16 +140,16 @@ def test_fronts_agree():
 def test_rules_by_layer():
   """A layer's rule decides what those below it learn from."""
   model = MLP(classes=2, hidden=(8, 8), activation='relu', parametrization='ntk', use_bias=False)
-  exact = bioprop.infinite(model, X, variances=UNIT)
-  mixed = bioprop.infinite(model, X, rule={'Dense_1': 'dfa', '*': 'bp'}, variances=UNIT)
+  exact = theory.infinite(model, X, variances=UNIT)
+  mixed = theory.infinite(model, X, rule={'Dense_1': 'dfa', '*': 'bp'}, variances=UNIT)
   assert not np.any(mixed.shares['Dense_0/kernel'])
   for path in ('Dense_1/kernel', 'Dense_2/kernel'):
     close(mixed.shares[path], exact.shares[path])
   close(mixed.ntk, exact.ntk)
-  hebb = bioprop.infinite(model, X, rule={'Dense_1': 'hebb', '*': 'bp'}, variances=UNIT)
+  hebb = theory.infinite(model, X, rule={'Dense_1': 'hebb', '*': 'bp'}, variances=UNIT)
   assert not np.any(hebb.shares['Dense_1/kernel'])
   # E|W| / rms(W) of Gaussian weights, what the sign has in common with them.
-  signs = bioprop.infinite(model, X, rule='usf', variances=UNIT)
+  signs = theory.infinite(model, X, rule='usf', variances=UNIT)
   ratio = signs.shares['Dense_1/kernel'] / exact.shares['Dense_1/kernel']
   np.testing.assert_allclose(ratio, np.sqrt(2 / np.pi), atol=0.1)
 
@@ -154,7 +157,7 @@ def test_rules_by_layer():
 @pytest.mark.slow
 def test_variances_are_estimated():
   """From as many draws as the accuracy takes; the error is said."""
-  found = bioprop.infinite(made(conv_net), IMAGES[:2])
+  found = theory.infinite(made(conv_net), IMAGES[:2])
   want = {'Conv_0/kernel': 1 / 18, 'Conv_1/kernel': 1 / 32, 'Dense_0/kernel': 1 / 8}
   for path, variance in want.items():
     assert abs(found.variances[path] / variance - 1) < 4 * 2e-3
@@ -167,7 +170,7 @@ def test_several_sums_are_sampled():
   """max(a, b) of two weights' outputs: (a + b + |a - b|) / 2, whose parts are independent."""
   model = made(lambda x: nn.Dense(1, use_bias=False)(jnp.maximum(
       nn.Dense(8, use_bias=False)(x), nn.Dense(8, use_bias=False)(x))))
-  found = bioprop.infinite(model, X, variances={'Dense_0/kernel': 1 / 8, '*/kernel': 1 / 6})
+  found = theory.infinite(model, X, variances={'Dense_0/kernel': 1 / 8, '*/kernel': 1 / 6})
   moments = X @ X.T / 6
   twice = 2 * moments
   diagonal = jnp.diagonal(twice)
@@ -231,22 +234,22 @@ def test_refusals(name):
   """What has no limit is named, with its place and what could replace it."""
   function, x, words = REFUSED[name]
   with pytest.raises(TheoryError, match=words):
-    bioprop.infinite(made(function), x)
+    theory.infinite(made(function), x)
 
 
 @pytest.mark.parametrize('run, words', [
-    (lambda: bioprop.infinite(Twice(), X), 'used a second time'),
-    (lambda: bioprop.infinite(ATTEND, IMAGES.reshape(5, 16, 2)), 'product of two activities'),
-    (lambda: bioprop.infinite(made(conv_net), IMAGES, rule='drtp'), 'no lazy limit'),
-    (lambda: bioprop.infinite(made(conv_net), IMAGES, max_gib=1e-9), r'max_gib allows 1e-09'),
-    (lambda: bioprop.infinite(made(conv_net), IMAGES, variances={'Nothing': 1.0}), 'matches no'),
-    (lambda: bioprop.infinite(made(conv_net), IMAGES, variances={'*': -1.0}), 'no variance'),
-    (lambda: bioprop.infinite(made(conv_net), IMAGES, IMAGES[:, 1:]), 'one network sees both'),
-    (lambda: bioprop.infinite(made(conv_net), jnp.nan * IMAGES), 'infinite numbers or NaN'),
-    (lambda: bioprop.infinite(made(conv_net), IMAGES, block=0), 'block=0'),
-    (lambda: jax.jit(lambda x: bioprop.infinite(made(conv_net), x).ntk)(IMAGES), 'under jax.jit'),
-    (lambda: bioprop.infinite(lambda params, x: x @ params, X), 'init=params'),
-    (lambda: bioprop.infinite(made(conv_net), IMAGES, init=lambda key: None), 'takes no init'),
+    (lambda: theory.infinite(Twice(), X), 'used a second time'),
+    (lambda: theory.infinite(ATTEND, IMAGES.reshape(5, 16, 2)), 'product of two activities'),
+    (lambda: theory.infinite(made(conv_net), IMAGES, rule='drtp'), 'no lazy limit'),
+    (lambda: theory.infinite(made(conv_net), IMAGES, max_gib=1e-9), r'max_gib allows 1e-09'),
+    (lambda: theory.infinite(made(conv_net), IMAGES, variances={'Nothing': 1.0}), 'matches no'),
+    (lambda: theory.infinite(made(conv_net), IMAGES, variances={'*': -1.0}), 'no variance'),
+    (lambda: theory.infinite(made(conv_net), IMAGES, IMAGES[:, 1:]), 'one network sees both'),
+    (lambda: theory.infinite(made(conv_net), jnp.nan * IMAGES), 'infinite numbers or NaN'),
+    (lambda: theory.infinite(made(conv_net), IMAGES, block=0), 'block=0'),
+    (lambda: jax.jit(lambda x: theory.infinite(made(conv_net), x).ntk)(IMAGES), 'under jax.jit'),
+    (lambda: theory.infinite(lambda params, x: x @ params, X), 'init=params'),
+    (lambda: theory.infinite(made(conv_net), IMAGES, init=lambda key: None), 'takes no init'),
 ])
 def test_errors(run, words):
   """What is out of range is named, with what to type."""
@@ -258,6 +261,19 @@ def test_errors(run, words):
 def test_large_variances_are_refused():
   """Where sums would not be accurate; closed forms are at any."""
   with pytest.raises(ConvergenceError, match='variance of a pre-activation is'):
-    bioprop.infinite(made(lambda x: nn.Dense(1)(jnp.tanh(nn.Dense(4)(x)))), 10 * X)
-  found = bioprop.infinite(made(lambda x: nn.Dense(1)(nn.relu(nn.Dense(4)(x)))), 10 * X)
+    theory.infinite(made(lambda x: nn.Dense(1)(jnp.tanh(nn.Dense(4)(x)))), 10 * X)
+  found = theory.infinite(made(lambda x: nn.Dense(1)(nn.relu(nn.Dense(4)(x)))), 10 * X)
   assert np.all(np.isfinite(found.ntk))
+
+
+@pytest.mark.slow
+def test_factors_after_a_product_count_as_large_variances_and_before_it_do_not():
+  """What the error says to write is the same network, and has a limit."""
+  x = jax.random.normal(jax.random.key(3), (3, 64))
+  init = lambda key: [jax.random.normal(key, (64, 4)), jax.random.normal(key, (4, 1))]
+  read = lambda net: theory.infinite(net, x, init=init, variances={'*': 1.0})
+  with pytest.raises(ConvergenceError, match='before the product'):
+    read(lambda w, x: jnp.tanh(x @ w[0] / 8) @ w[1])
+  found = read(lambda w, x: jnp.tanh((x / 8) @ w[0]) @ w[1])
+  np.testing.assert_allclose(
+      found.nngp, 4 * theory.lazy_kernels(x, 1, 'tanh').phi[-1], rtol=1e-5)

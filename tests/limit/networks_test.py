@@ -76,8 +76,8 @@ class Mixer(nn.Module):
 
 def distances(model, rule, images):
   """Of the kernels of networks from the infinite one, in units of that, over seeds."""
-  plugged = bioprop.wrap(model, rule)
-  jacobians = bioprop.jacobians(plugged, images)
+  plugged = bioprop.plug(model, rule)
+  jacobians = bioprop.measure.jacobians(plugged, images)
   jacobians.true(plugged.init(jax.random.key(0), images))  # Checks, which needs numbers.
 
   def kernel(key):
@@ -86,7 +86,7 @@ def distances(model, rule, images):
 
   keys = jax.random.split(jax.random.key(1), SEEDS)
   found = jax.jit(lambda keys: jax.lax.map(kernel, keys))(keys)
-  want = bioprop.infinite(model, images, rule=rule, variances={'*/kernel': 1.0})
+  want = bioprop.theory.infinite(model, images, rule=rule, variances={'*/kernel': 1.0})
   away = jnp.linalg.norm(found - want.entk[None], axis=(1, 2))
   mean = jnp.linalg.norm(jnp.mean(found, 0) - want.entk)
   return [np.asarray(own / jnp.linalg.norm(want.entk)) for own in (away, mean)]
@@ -98,8 +98,10 @@ FA = bioprop.make('fa', rho=0.5, scale=1.0)
 @pytest.mark.slow
 @pytest.mark.parametrize('kind, size, widths, rule', [
     (CNN, 6, (64, 512), 'bp'), (CNN, 6, (64, 512), FA), (CNN, 6, (64, 512), 'dfa'),
+    (CNN, 6, (64, 512), 'pfa'), (CNN, 6, (64, 512), 'dkp'),
     (Mixer, 6, (64, 512), 'bp'), (Mixer, 6, (64, 512), FA), (ResNet18, 4, (8, 32), 'bp')],
-    ids=['cnn-bp', 'cnn-fa', 'cnn-dfa', 'mixer-bp', 'mixer-fa', 'resnet18-bp'])
+    ids=['cnn-bp', 'cnn-fa', 'cnn-dfa', 'cnn-pfa', 'cnn-dkp', 'mixer-bp', 'mixer-fa',
+         'resnet18-bp'])
 def test_networks_converge(kind, size, widths, rule):
   """Each by itself, and their mean faster."""
   errors = [distances(kind(width), rule, IMAGES[size]) for width in widths]

@@ -113,7 +113,6 @@ def normed(x):
 
 NETS = {'flat': flat, 'pool': pool, 'avg': avg, 'residual': residual, 'circular': circular,
         'norm': normed}
-slow = {'avg', 'circular', 'pool'}
 single = {'norm'}  # Flax's norms are of float32.
 
 
@@ -126,8 +125,8 @@ class Net(nn.Module):
     return NETS[self.name_of](x)
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in NETS])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NETS)
 def test_against_neural_tangents(name):
   """NTK and covariances, of one set of samples and of two."""
   with jax.enable_x64(name not in single):
@@ -138,7 +137,7 @@ def check(name, dtype, close):
   x, x2 = (jnp.asarray(np.random.RandomState(seed).randn(n, 5, 5, 2), dtype)
            for seed, n in ((0, 2), (1, 1)))
   for other, ntk, nngp in ((None, *PEER[name][::2]), (x2, *PEER[name][1::2])):
-    found = bioprop.infinite(Net(name), x, other, variances={'*': 1.0})
+    found = bioprop.theory.infinite(Net(name), x, other, variances={'*': 1.0})
     assert found.ntk.dtype == dtype
     np.testing.assert_allclose(found.ntk, ntk, rtol=close, atol=0)
     np.testing.assert_allclose(found.nngp, nngp, rtol=close, atol=0)

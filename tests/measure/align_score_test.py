@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import bioprop
+from bioprop import measure
 from bioprop.bench import align_score
 from bioprop.errors import MeasureError
 from bioprop.measure import alignment_scores
@@ -37,11 +38,11 @@ def test_dense_layers_are_exact():
   model = MLP(hidden=(6, 5), classes=3)
   with jax.numpy_dtype_promotion('standard'):  # The model's own parameters are float32.
     change, shadow = changes(model, x)
-    got = alignment_scores(bioprop.layers(model, x), change, shadow, key=KEY)
+    got = alignment_scores(measure.layers(model, x), change, shadow, key=KEY)
   assert list(got) == ['Dense_0', 'Dense_1', 'Dense_2']
   with jax.numpy_dtype_promotion('standard'):
     tiny = jax.tree.map(lambda w: 1e-9 * w, change)  # A wide network's weights hardly move.
-    small = alignment_scores(bioprop.layers(model, x), tiny, shadow, key=KEY)
+    small = alignment_scores(measure.layers(model, x), tiny, shadow, key=KEY)
   for name, value in got.items():
     np.testing.assert_allclose(small[name].score, value.score, rtol=1e-10)
     want = cosine(*(np.asarray(tree[name]['kernel']) for tree in (change, shadow)))
@@ -50,7 +51,7 @@ def test_dense_layers_are_exact():
   with jax.numpy_dtype_promotion('standard'):
     layer = nnx.Sequential(nnx.Linear(7, 6, rngs=nnx.Rngs(0)), nnx.tanh)
     own, other = ({'layers': {0: tree['Dense_0']}} for tree in (change, shadow))
-    again = alignment_scores(bioprop.layers(layer, x), own, other, key=KEY)
+    again = alignment_scores(measure.layers(layer, x), own, other, key=KEY)
   assert list(again) == ['layers/0']
   np.testing.assert_allclose(again['layers/0'].score, got['Dense_0'].score, rtol=1e-6)
 
@@ -63,7 +64,7 @@ def test_convolutions_as_operators_on_images():
   model = nn.Sequential([nn.Conv(3, (3, 3), strides=2, param_dtype=jnp.float64)])
   change, shadow = changes(model, x)
   got = alignment_scores(
-      bioprop.layers(model, x), change, shadow, key=KEY, probes=40000)['layers_0']
+      measure.layers(model, x), change, shadow, key=KEY, probes=40000)['layers_0']
   basis = jnp.eye(40).reshape(40, 5, 4, 2)
 
   def matrix(tree):
@@ -103,7 +104,7 @@ def test_a_rotation_of_the_outputs_is_no_difference():
     return 2 * w
 
   got = alignment_scores(
-      bioprop.layers(model, tokens), change, jax.tree_util.tree_map_with_path(turned, change),
+      measure.layers(model, tokens), change, jax.tree_util.tree_map_with_path(turned, change),
       key=KEY, probes=2000)
   assert set(got) == {'Embed_0', *(
       f'MultiHeadDotProductAttention_0/{name}' for name in ('query', 'key', 'value', 'out'))}
@@ -132,13 +133,13 @@ def test_a_stack_of_layers_has_a_score_for_each():
 
   x = jnp.zeros((2, 4))
   change, shadow = changes(Stack(), x)
-  got = alignment_scores(bioprop.layers(Stack(), x), change, shadow, key=KEY)['blocks/dense'].score
+  got = alignment_scores(measure.layers(Stack(), x), change, shadow, key=KEY)['blocks/dense'].score
   kernels = [np.asarray(tree['blocks']['dense']['kernel']) for tree in (change, shadow)]
   np.testing.assert_allclose(got, [cosine(a, b) for a, b in zip(*kernels)], rtol=1e-10)
   with jax.numpy_dtype_promotion('standard'):
     rnn, x = RNN(width=4), jnp.zeros((2, 6))
     change, shadow = changes(rnn, x)
-    got = alignment_scores(bioprop.layers(rnn, x), change, shadow, key=KEY)
+    got = alignment_scores(measure.layers(rnn, x), change, shadow, key=KEY)
   assert list(got) == ['_Cell_0/input', '_Cell_0/recurrent', 'Dense_0']
   want = cosine(*(np.asarray(t['_Cell_0']['recurrent']['kernel']) for t in (change, shadow)))
   np.testing.assert_allclose(got['_Cell_0/recurrent'].score, want, rtol=1e-5)
@@ -154,7 +155,7 @@ def trained(width, rule):
   extra = {'feedback': {'initial': initial}} if rule != 'bp' else {}
 
   def gradient(rule, params, extra):
-    plugged = bioprop.wrap(model, rule)
+    plugged = bioprop.plug(model, rule)
     return jax.grad(lambda p: loss(plugged.apply({'params': p, **extra}, x)))(params)
 
   def step(both, _):
@@ -164,7 +165,7 @@ def trained(width, rule):
 
   both = jax.jit(lambda: jax.lax.scan(step, (initial, initial), None, 150)[0])()
   change, shadow = (jax.tree.map(jnp.subtract, tree, initial) for tree in both)
-  return alignment_scores(bioprop.layers(model, x), change, shadow, key=KEY)
+  return alignment_scores(measure.layers(model, x), change, shadow, key=KEY)
 
 
 @pytest.mark.slow
@@ -199,7 +200,7 @@ def test_what_cannot_be_measured():
   """Trees of another model, and no probes."""
   x = jnp.zeros((2, 7))
   model = MLP(hidden=(6,))
-  good, layers = model.init(KEY, x)['params'], bioprop.layers(model, x)
+  good, layers = model.init(KEY, x)['params'], measure.layers(model, x)
   other = MLP(hidden=(5,)).init(KEY, x)['params']
   with pytest.raises(MeasureError, match=r"shadow.*'Dense_0/kernel', of shape \(7, 6\).*\(7, 5\)"):
     alignment_scores(layers, good, other, key=KEY)

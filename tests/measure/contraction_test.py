@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from bioprop.jaxprs.layout import bodies_of
 from bioprop.measure import contraction
 from bioprop.measure.contraction import Sizes, contract, costs, formed
 from bioprop.measure.jacobian import Jacobian
-from bioprop.network.layout import bodies_of
 
 RNG = np.random.RandomState(0)
 WAYS = ('vectors', 'gradients', 'half', 'through')

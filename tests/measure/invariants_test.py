@@ -148,7 +148,7 @@ def through_library(name, rule, steps=4):
   """Trains a model under a rule; (W, b) before and after, updates, and its feedback by layer."""
   model, shape = MODELS[name]()
   eta = 0.1 * getattr(model, 'learning_rate_factor', 1.0)
-  plugged = bioprop.wrap(model, rule)
+  plugged = bioprop.plug(model, rule)
   rng = np.random.RandomState(1)
   with jax.numpy_dtype_promotion('standard'):  # Pooling divides by an integer.
     variables = jax.jit(plugged.init)(jax.random.key(2), jnp.ones((1, *shape), jnp.float32))

@@ -47,10 +47,10 @@ def compare():
   devices = jax.devices()
   assert len(devices) == DEVICES
   draw = np.random.RandomState(0).randn
-  model, x, error = bioprop.wrap(Net(), 'fa'), draw(9, 4), draw(3, 2)
+  model, x, error = bioprop.plug(Net(), 'fa'), draw(9, 4), draw(3, 2)
   shapes = jax.eval_shape(model.init, jax.random.key(0), x)
   variables = jax.tree.map(lambda a: jnp.asarray(draw(*a.shape)), shapes)
-  jacobians = bioprop.jacobians(model, x)
+  jacobians = bioprop.measure.jacobians(model, x)
   both = true, pseudo = jacobians.true(variables), jacobians.pseudo(variables)
   parts = {path: np.asarray(part) for path, part in entk(*both, x, per_layer=True).items()}
   whole, (x, x2) = sum(parts.values()), (x[:6], x[6:])

@@ -23,9 +23,9 @@ class Net(nn.Module):
 @pytest.mark.parametrize('rule', ['rflo', 'eprop', 'tbptt'])
 def test_feedback_is_found_where_something_is_sent_through(rule):
   """Of the readout; recurrent weights send through none, and the input sends nowhere."""
-  model = bioprop.wrap(Net(), rule)
+  model = bioprop.plug(Net(), rule)
   variables = model.init(jax.random.key(1), X)
-  found = bioprop.feedback(model, variables, X)
+  found = bioprop.measure.feedback_weights(model, variables, X)
   assert {'readout/kernel'} <= set(found.sent)
   if rule != 'tbptt':
     assert set(found.sent) == {'readout/kernel'}
@@ -40,9 +40,10 @@ def test_feedback_is_found_where_something_is_sent_through(rule):
 def test_angles_are_those_of_the_gradients(rule):
   """Weight by weight, as two gradients of the same loss have them."""
   labels = jnp.zeros((N, T), int)
-  model, plain = bioprop.wrap(Net(), rule), Net()
+  model, plain = bioprop.plug(Net(), rule), Net()
   variables = model.init(jax.random.key(1), X)
-  found = bioprop.Probe(model, None, (X, labels), types=('angles', 'alignment')).measure(variables)
+  probe = bioprop.measure.Probe(model, None, (X, labels), types=('angles', 'alignment'))
+  found = probe.measure(variables)
 
   def gradient(model):
     out = lambda p: model.apply({**variables, 'params': p}, X)

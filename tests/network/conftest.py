@@ -59,7 +59,7 @@ def forward_as_feedback(feedback, params):
 
 def check_exact(function, params, *inputs, rtol=1e-12):
   """fa with B = W is backprop, and with another B it is not; returns its feedback."""
-  plugged = bioprop.transform(function, 'fa')
+  plugged = bioprop.plug(function, 'fa')
   feedback = feedback_of(plugged, params, *inputs)
   want = gradient(function, params, *inputs)
   run = jax.jit(lambda b: gradient(lambda p: plugged.apply(p, b, *inputs), params))

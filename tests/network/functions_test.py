@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import bioprop
 from bioprop import errors
@@ -74,7 +73,7 @@ def gradient(plugged, params, feedback):
 def test_exact_where_feedback_is_the_weights(network, rule):
   """Backprop's gradient; and the output is the function's own."""
   net, params, _ = network
-  plugged = bioprop.transform(net, rule)
+  plugged = bioprop.plug(net, rule)
   feedback = plugged.init_feedback(jax.random.key(1), params, X)
   want = jax.grad(lambda params: loss(net(params, X)))(params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
@@ -86,7 +85,7 @@ def test_exact_where_feedback_is_the_weights(network, rule):
 def test_direct_feedback_against_numpy(network):
   """The hidden layer's update is x^T ((e B) * tanh'(h)), samples found in whatever axis."""
   net, params, (first, last) = network
-  plugged = bioprop.transform(net, 'dfa')
+  plugged = bioprop.plug(net, 'dfa')
   feedback = plugged.init_feedback(jax.random.key(1), params, X)
   leaves = lambda tree: {'/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
                                   for k in at): np.asarray(leaf)
@@ -108,7 +107,7 @@ def test_direct_feedback_against_numpy(network):
 def test_every_rule_runs(network, rule):
   """Feedback and parameters as trees of arrays; rules that draw ask for a key, by name."""
   net, params, (first, _) = network
-  plugged = bioprop.transform(net, rule)
+  plugged = bioprop.plug(net, rule)
   feedback = plugged.init_feedback(jax.random.key(1), params, X)
   run = lambda params, key: loss(plugged.apply(params, feedback, X, key=key))
   if rule in ('brsf', 'mirror'):
@@ -122,7 +121,7 @@ def test_every_rule_runs(network, rule):
 def test_kolen_pollack_learns_its_feedback(network):
   """B of the last weight gets the update of that weight."""
   net, params, _ = network
-  plugged = bioprop.transform(net, 'kp')
+  plugged = bioprop.plug(net, 'kp')
   feedback = plugged.init_feedback(jax.random.key(1), params, X)
   of_params, of_feedback = jax.grad(
       lambda both: loss(plugged.apply(*both, X)))((params, feedback))
@@ -144,7 +143,7 @@ def test_one_layer_on_two_shapes():
   params = {'w0': jnp.asarray(draw(5, 5)), 'w': jnp.asarray(draw(5, 5)),
             'out': jnp.asarray(draw(5, 3))}
   whole = lambda params, x: net(params, x @ params['w0'])
-  plugged = bioprop.transform(whole, 'dfa')
+  plugged = bioprop.plug(whole, 'dfa')
   feedback = plugged.init_feedback(jax.random.key(1), params, X)
   one, two = np.asarray(feedback['w_error']), np.asarray(feedback['w_error_1'])
   assert one.shape == (3, 5) and two.shape == (3, 10)
@@ -165,7 +164,7 @@ def test_names_that_begin_alike(rule):
         both = jnp.stack([x, 2 * x], 1) @ params[name]  # [n, 2, 5]: another shape than x's.
         x = jnp.tanh(x @ params[name]) + both.sum(1)
       return x @ params['out']
-    return bioprop.transform(net, rule)
+    return bioprop.plug(net, rule)
 
   plain, names = ('a', 'b', 'c'), ('w', 'w_1', 'w_1_1')
   params = {name: jnp.asarray(draw(5, 5)) for name in plain} | {'out': jnp.asarray(draw(5, 3))}
@@ -199,7 +198,7 @@ def test_what_is_drawn_at_each_call():
   w, out = jnp.asarray(draw(5, 4)), jnp.asarray(draw(4, 3))
   params = {'a': w, 'b': w, 'step': w, 'out_a': out, 'out_b': out, 'out_step': out,
             'stack': (jnp.stack([w, w]), jnp.stack([out, out]))}
-  plugged = bioprop.transform(alike, 'brsf')
+  plugged = bioprop.plug(alike, 'brsf')
   own = jax.jit(jax.grad(lambda params, seed: plugged.apply(
       params, {}, X, key=jax.random.key(seed)).sum()))
   grads = own(params, 0)
@@ -226,8 +225,8 @@ def test_what_cannot_be_entered():
   net = lambda params, x: hidden_product(params['inner'], jnp.tanh(x @ params['w'])) @ params['out']
   params = {name: jnp.eye(5) for name in ('inner', 'w', 'out')}
   with pytest.raises(errors.UnsupportedLayerError, match="'inner'.*custom_vjp.*'bp'"):
-    bioprop.transform(net, 'fa').init_feedback(jax.random.key(0), params, X)
-  plugged = bioprop.transform(net, {'inner': 'bp', '*': bioprop.make('fa', rho=1.0)})
+    bioprop.plug(net, 'fa').init_feedback(jax.random.key(0), params, X)
+  plugged = bioprop.plug(net, {'inner': 'bp', '*': bioprop.make('fa', rho=1.0)})
   feedback = plugged.init_feedback(jax.random.key(0), params, X)
   want = jax.grad(lambda params: loss(net(params, X)))(params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10),
@@ -236,10 +235,10 @@ def test_what_cannot_be_entered():
 
 def test_mistakes():
   """No function; no feedback; feedback of another dtype; no product."""
-  with pytest.raises(TypeError, match='takes a function'):
-    bioprop.transform(3, 'fa')
+  with pytest.raises(TypeError, match='takes a model'):
+    bioprop.plug(3, 'fa')
   net, params, _ = by_hand()
-  plugged = bioprop.transform(net, 'fa')
+  plugged = bioprop.plug(net, 'fa')
   feedback = plugged.init_feedback(jax.random.key(0), params, X)
   with pytest.raises(errors.FeedbackMissingError, match='init_feedback'):
     plugged.apply(params, None, X)
@@ -248,7 +247,7 @@ def test_mistakes():
   with pytest.raises(errors.FeedbackMissingError, match='float32'):
     gradient(plugged, params, jax.tree.map(lambda b: b.astype(jnp.float32), feedback))
   with pytest.raises(errors.NothingMatchedError, match='no parameter that meets'):
-    bioprop.transform(lambda params, x: x + params, 'fa').init_feedback(
+    bioprop.plug(lambda params, x: x + params, 'fa').init_feedback(
         jax.random.key(0), jnp.ones((5, 5)), X)
 
 
@@ -263,7 +262,7 @@ class Small(nn.Module):
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'align_ada'])
 def test_linen_models_are_pickled_and_copied(rule):
   """They give the same gradients."""
-  model = bioprop.wrap(Small(), rule)
+  model = bioprop.plug(Small(), rule)
   variables = model.init(jax.random.key(0), X)
   own = lambda model: jax.grad(lambda params: loss(
       model.apply({**variables, 'params': params}, X)))(variables['params'])
@@ -271,9 +270,3 @@ def test_linen_models_are_pickled_and_copied(rule):
     assert type(other) is type(model) and other.bioprop_plug == model.bioprop_plug
     jax.tree.map(np.testing.assert_array_equal, own(other), own(model))
     assert isinstance(other, Small)
-
-
-def test_wrap_names_install():
-  """Of an NNX model."""
-  with pytest.raises(TypeError, match=r'bioprop\.install\(model'):
-    bioprop.wrap(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), 'fa')

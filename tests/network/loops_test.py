@@ -111,7 +111,7 @@ def written_out(rule):
       h = layer(p[f'w{i}'], p[f'b{i}'], h)
     return h @ p['o']
 
-  return jax.jit(functools.partial(gradient, bioprop.transform(function, rule)))
+  return jax.jit(functools.partial(gradient, bioprop.plug(function, rule)))
 
 
 @pytest.mark.parametrize('rule', [*BROADCAST, 'fa'])
@@ -121,7 +121,7 @@ def test_as_written_out(tools, form, rule):
   params = tools.fill({name: jax.ShapeDtypeStruct(shape, jnp.float64) for name, shape in (
       ('a', (4, 4)), ('w', (3, 4, 4)), ('b', (3, 4)), ('o', (4, 4)))})
   x = tools.draw(4, 4)
-  plugged = bioprop.transform(between(FORMS[form]), rule)
+  plugged = bioprop.plug(between(FORMS[form]), rule)
   feedback = tools.feedback_of(plugged, params, x)
   got = gradient(plugged, params, feedback, x)
 
@@ -151,9 +151,9 @@ def test_a_layer_inside_and_outside(tools, rule):
       ('u', (4, 4)), ('w', (3, 4, 4)), ('o', (4, 4)))})
   apart = {**{f'w{i}': w for i, w in enumerate(params['w'])}, 'u': params['u'], 'o': params['o']}
   x = tools.draw(4, 4)
-  rolled = bioprop.transform(lambda p, x: shared(p, x, jax.lax.scan), rule)
+  rolled = bioprop.plug(lambda p, x: shared(p, x, jax.lax.scan), rule)
   feedback = tools.feedback_of(rolled, params, x)
-  flat = bioprop.transform(lambda p, x: shared(
+  flat = bioprop.plug(lambda p, x: shared(
       {**p, 'w': [p['w0'], p['w1'], p['w2']]}, x, by_hand), rule)
   own = {name: leaf for name, leaf in feedback.items() if name[0] != 'w'}
   own.update({f'w{i}{name[1:]}': leaf[i] for name, leaf in feedback.items() if name[0] == 'w'

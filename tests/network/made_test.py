@@ -109,7 +109,7 @@ def test_concatenated_kernels_of_a_cell(tools, rule):
   x = tools.draw(2, 3, 4)
   model = lambda cell: nn.RNN(cell(5, param_dtype=F))
   slow, fast = model(nn.LSTMCell), model(nn.OptimizedLSTMCell)
-  plugged = bioprop.wrap(slow, rule), bioprop.wrap(fast, rule)
+  plugged = bioprop.plug(slow, rule), bioprop.plug(fast, rule)
   shapes = [jax.eval_shape(m.init, jax.random.key(0), x) for m in plugged]
   assert shapes[0]['params'] == shapes[1]['params']
   variables = tools.fill(shapes[0])
@@ -124,7 +124,7 @@ def test_signs_are_those_of_the_weight_that_is_made(tools):
   x = tools.draw(5, 4)
   params = tools.fill({name: jax.ShapeDtypeStruct(shape, F) for name, shape in (
       ('first', (4, 6)), ('u', (6, 2)), ('v', (2, 3)))})
-  plugged = bioprop.transform(
+  plugged = bioprop.plug(
       lambda p, x: jnp.tanh(x @ p['first']) @ (p['u'] @ p['v']), 'frsf')
   feedback = tools.feedback_of(plugged, params, x)  # Of both signs, as what a model makes of M.
   got = tools.gradient(lambda p: plugged.apply(p, feedback, x), params)

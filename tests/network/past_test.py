@@ -56,7 +56,7 @@ def test_a_weight_past_its_layer_in_a_while_loop(tools):
   """No gradient can be asked; the forward pass is the plain one, traced or not."""
   loop = lambda embed, w, h: jax.lax.while_loop(
       lambda c: c[0] < 1, lambda c: (c[0] + 1, h @ w.T), (0, jnp.zeros((2, 3, 5))))[1]
-  model = bioprop.wrap(Linen(loop), 'fa')
+  model = bioprop.plug(Linen(loop), 'fa')
   variables = model.init(jax.random.key(0), TOKENS)
   want = Linen(loop).apply({'params': variables['params']}, TOKENS)
   np.testing.assert_array_equal(model.apply(variables, TOKENS), want)
@@ -68,7 +68,7 @@ def test_backprop_may_be_asked_of_it_alone(tools):
   model = Linen(TIES['transposed'])
   params = tools.fill(jax.eval_shape(model.init, jax.random.key(0), TOKENS))['params']
   apply = lambda params, x: model.apply({'params': params}, x)
-  plugged = bioprop.transform(apply, {'embed': 'bp', '*': 'fa'})
+  plugged = bioprop.plug(apply, {'embed': 'bp', '*': 'fa'})
   feedback = tools.feedback_of(plugged, params, TOKENS)
   assert set(feedback) == {'hidden'}
   run = lambda b: tools.gradient(lambda p: plugged.apply(p, b, TOKENS), params)
@@ -92,5 +92,5 @@ class Nnx(nnx.Module):
 def test_tied_in_nnx(tools):
   """As in linen."""
   of = lambda model: nnx.to_pure_dict(nnx.grad(lambda m: jnp.mean(jnp.sin(m(TOKENS))))(model))
-  plugged = bioprop.install(Nnx(), bioprop.make('fa', rho=1.0), nnx.Rngs(0), TOKENS)
+  plugged = bioprop.plug(Nnx(), bioprop.make('fa', rho=1.0), nnx.Rngs(0), TOKENS)
   tools.same(of(plugged), of(Nnx()))

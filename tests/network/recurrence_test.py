@@ -154,7 +154,7 @@ def test_what_is_recurrent(network, want):
 
 def gradient(network, rule, feedback=None):
   """Of a sum of squares, by a rule."""
-  plugged = bioprop.transform(network, rule)
+  plugged = bioprop.plug(network, rule)
   stored = plugged.init_feedback(jax.random.key(0), W, X) if feedback is None else feedback
   return jax.jit(jax.grad(lambda p: jnp.sum(plugged.apply(p, stored, X)**2)))(W)
 
@@ -189,7 +189,7 @@ def test_loops_that_are_written_otherwise(rule):
 
 def test_ensembles():
   """vmap of a truncated gradient is a loop over it."""
-  plugged = bioprop.transform(simple, bioprop.make('tbptt', steps=2))
+  plugged = bioprop.plug(simple, bioprop.make('tbptt', steps=2))
   one = jax.grad(lambda p: jnp.sum(plugged.apply(p, {}, X)**2))
   several = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), W)
   same(jax.tree.map(lambda a: a[1], jax.jit(jax.vmap(one))(several)),
@@ -201,7 +201,7 @@ def test_errors_that_are_broadcast_pass_a_loop_that_is_cut():
   samples_first = lambda p, x: jnp.swapaxes(stacked(p, jnp.swapaxes(x, 0, 1)), 0, 1)
 
   def gradient(rest):
-    plugged = bioprop.transform(samples_first, {'up': 'dfa', '*': rest})
+    plugged = bioprop.plug(samples_first, {'up': 'dfa', '*': rest})
     x = jnp.swapaxes(X, 0, 1)
     stored = plugged.init_feedback(jax.random.key(0), W, x)
     return jax.jit(jax.grad(lambda p: jnp.sum(plugged.apply(p, stored, x)**2)))(W)
@@ -213,7 +213,7 @@ def test_errors_that_are_broadcast_pass_a_loop_that_is_cut():
   # Below, dfa's error is the sum of all times' at each, and the leak carries it back in time.
   by_hand = jnp.zeros((M, M))
   e = 2 * jnp.swapaxes(samples_first(W, jnp.swapaxes(X, 0, 1)), 0, 1)
-  b = bioprop.transform(samples_first, {'up': 'dfa', '*': 'bp'}).init_feedback(
+  b = bioprop.plug(samples_first, {'up': 'dfa', '*': 'bp'}).init_feedback(
       jax.random.key(0), W, jnp.swapaxes(X, 0, 1))['up_error']
   signal = jnp.swapaxes(e, 0, 1).reshape((N, -1)) @ b
   for t in range(T):
@@ -274,7 +274,7 @@ def test_what_cannot_be(network, rule, error, words):
   """One paragraph each, where feedback is made."""
   params = {**W, 'narrow': draw(3, M)}
   with pytest.raises(error, match=words) as raised:
-    bioprop.transform(network, rule).init_feedback(jax.random.key(0), params, X)
+    bioprop.plug(network, rule).init_feedback(jax.random.key(0), params, X)
   assert '\n' not in str(raised.value)
 
 
@@ -296,4 +296,4 @@ def test_options(options, words):
 def test_models_without_time_are_refused_by_every_front(rule):
   """linen's; nothing is learned by backprop in silence."""
   with pytest.raises(errors.RecurrenceError, match='recurrent networks'):
-    bioprop.wrap(nn.Dense(2), rule).init(jax.random.key(0), X)
+    bioprop.plug(nn.Dense(2), rule).init(jax.random.key(0), X)

@@ -89,11 +89,12 @@ def inputs(tools, shape):
 def batched(name, rule):
   """A model's gradient and its feedback, on a batch at once."""
   model, _ = MODELS[name]
-  plugged = bioprop.transform(lambda p, x: model.apply({'params': p}, x), rule)
+  plugged = bioprop.plug(lambda p, x: model.apply({'params': p}, x), rule)
   run = jax.jit(jax.grad(lambda p, b, x: jnp.mean(jnp.sin(plugged.apply(p, b, x)))))
   return plugged, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, how, rule', [
     *((name, 'vmap', rule) for name in MODELS for rule in ('dfa', 'hebb', 'fa')),
     *(('mlp', how, rule) for how in BATCHED if how not in ('vmap', 'of vmap')
@@ -108,7 +109,7 @@ def test_one_sample_at_a_time(tools, name, how, rule):
     params = tools.fill(jax.eval_shape(model.init, jax.random.key(0), x))['params']
     plugged, want = batched(name, rule)
     feedback = tools.feedback_of(plugged, params, x)
-    single = bioprop.transform(
+    single = bioprop.plug(
         lambda p, x: BATCHED[how](lambda x: model.apply({'params': p}, x))(x), rule)
     own = tools.feedback_of(single, params, x)
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, feedback)
@@ -142,9 +143,9 @@ def test_samples_are_found_behind(tools, name, rule):
   """Equal to layers that have the samples first."""
   params = tools.fill({name: jax.ShapeDtypeStruct((N, N), F) for name in 'abc'})
   x = tools.draw(N, N)
-  columns = bioprop.transform(lambda p, x: (p['c'].T @ jnp.tanh(
+  columns = bioprop.plug(lambda p, x: (p['c'].T @ jnp.tanh(
       p['b'].T @ BETWEEN[name](jnp.tanh(x @ p['a'])))).T, rule)
-  rows = bioprop.transform(lambda p, x: jnp.tanh(
+  rows = bioprop.plug(lambda p, x: jnp.tanh(
       jnp.sin(jnp.tanh(x @ p['a'])) @ p['b']) @ p['c'], rule)
   feedback = tools.feedback_of(rows, params, x)
   got, want = (tools.gradient(lambda p, f=f: f.apply(p, feedback, x), params)
@@ -163,8 +164,8 @@ def test_an_input_of_no_samples(tools):
   """A mask of positions that is given to the model is as one that it has."""
   params = tools.fill({name: jax.ShapeDtypeStruct((N, N), F) for name in 'abcd'})
   x, mask = tools.draw(N, N, N), jnp.tril(jnp.ones((N, N), bool))
-  given = bioprop.transform(masked, 'dfa')
-  held = bioprop.transform(lambda p, x: masked(p, x, mask), 'dfa')
+  given = bioprop.plug(masked, 'dfa')
+  held = bioprop.plug(lambda p, x: masked(p, x, mask), 'dfa')
   feedback = tools.feedback_of(held, params, x)
   tools.same(tools.gradient(lambda p: given.apply(p, feedback, x, mask), params),
              tools.gradient(lambda p: held.apply(p, feedback, x), params))
@@ -176,7 +177,7 @@ def test_one_sample(tools, rule):
   params = tools.fill({name: jax.ShapeDtypeStruct((N * N, N * N), F) for name in 'abc'})
   net = lambda p, x: jnp.tanh(jnp.tanh(x.reshape((len(x), -1)) @ p['a']).reshape(
       (-1, N, N)).reshape((-1, N * N)) @ p['b']) @ p['c']
-  plugged, x = bioprop.transform(net, rule), tools.draw(1, N, 1, N)
+  plugged, x = bioprop.plug(net, rule), tools.draw(1, N, 1, N)
   feedback = tools.feedback_of(plugged, params, x)
   one, two = (tools.gradient(lambda p, x=x: plugged.apply(p, feedback, x), params)
               for x in (x, jnp.concatenate([x, x])))
@@ -198,7 +199,7 @@ def test_whose_error_it_is_must_be_known(tools, name, rule):
   params = tools.fill({name: jax.ShapeDtypeStruct((N, N), F) for name in 'ab'})
   net = lambda p, x: after(jnp.tanh(x @ p['a']) @ p['b'])
   with pytest.raises(errors.ErrorShapeError, match=message):
-    bioprop.transform(net, rule).init_feedback(jax.random.key(0), params, tools.draw(N, N))
+    bioprop.plug(net, rule).init_feedback(jax.random.key(0), params, tools.draw(N, N))
 
 
 def test_describe_refuses_what_wrap_does(tools):
@@ -212,7 +213,7 @@ def test_describe_refuses_what_wrap_does(tools):
       return Dense()(jax.ops.segment_sum(jnp.tanh(Dense()(x)), jnp.asarray([1, 0, 1, 0]), 2))
 
   for refused in (lambda: bioprop.describe(Sums(), 'dfa', tools.draw(N, N)),
-                  lambda: bioprop.wrap(Sums(), 'dfa').init(jax.random.key(0), tools.draw(N, N))):
+                  lambda: bioprop.plug(Sums(), 'dfa').init(jax.random.key(0), tools.draw(N, N))):
     with pytest.raises(errors.ErrorShapeError, match="'Dense_1/kernel'.*'fa'"):
       refused()
 
@@ -247,7 +248,7 @@ class Flat(nn.Module):
 @pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule not in OF_TIME])
 def test_many_seeds_at_once(tools, rule):
   """vmap of the gradient over parameters, feedback and keys is a loop over them."""
-  model, x = bioprop.wrap(Flat() if rule == 'gln' else Deep(), rule), tools.draw(N, N)
+  model, x = bioprop.plug(Flat() if rule == 'gln' else Deep(), rule), tools.draw(N, N)
   one = jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
   variables = [tools.fill(one, seed) for seed in range(3)]
   keys = jax.random.split(jax.random.key(1), 3)

@@ -66,11 +66,11 @@ class Net(nn.Module):
     ('loop', 'called again, or in a loop')])
 def test_models_that_are_no_chains(kind, match):
   """The feedback can be set, and the weights stay."""
-  model = bioprop.wrap(Net(kind), 'fa')
+  model = bioprop.plug(Net(kind), 'fa')
   variables = model.init(KEY, X)
   with pytest.raises(TheoryError, match=f'{match}.*scale=False'):
-    bioprop.aligned(model, variables, X)
-  start = bioprop.aligned(model, variables, X, scale=False)
+    bioprop.theory.aligned_init(model, variables, X)
+  start = bioprop.theory.aligned_init(model, variables, X, scale=False)
   jax.tree.map(np.testing.assert_array_equal, start['params'], variables['params'])
   for layer, b in start['feedback'].items():
     np.testing.assert_array_equal(b['kernel'], variables['params'][layer]['kernel'])
@@ -85,22 +85,23 @@ def test_models_that_are_no_chains(kind, match):
     ({'Dense_0': 'hebb', '*': 'fa'}, "'Dense_0' learns by Hebb")], ids=str)
 def test_rules_without_such_feedback(rule, match):
   """Said before anything is changed."""
-  model = bioprop.wrap(MLP(classes=2, hidden=(4,), activation='relu'), rule)
+  model = bioprop.plug(MLP(classes=2, hidden=(4,), activation='relu'), rule)
   shapes = jax.eval_shape(lambda: model.init(KEY, X))
   with pytest.raises(TheoryError, match=match):
-    bioprop.aligned(model, jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes), X)
+    ones = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes)
+    bioprop.theory.aligned_init(model, ones, X)
 
 
 def test_other_errors():
   """A readout of zeros, feedback that is bound, and variables of another model."""
   layer = lambda width: nn.Dense(width, kernel_init=nn.initializers.zeros)
-  zero = bioprop.wrap(nn.Sequential([layer(9), nn.relu, layer(2)]), 'fa')
+  zero = bioprop.plug(nn.Sequential([layer(9), nn.relu, layer(2)]), 'fa')
   with pytest.raises(TheoryError, match='layer 2 of 2'):
-    bioprop.aligned(zero, zero.init(KEY, X), X)
+    bioprop.theory.aligned_init(zero, zero.init(KEY, X), X)
   plain = MLP(classes=2, hidden=(4,), activation='relu')
-  model = bioprop.wrap(plain, 'fa')
+  model = bioprop.plug(plain, 'fa')
   variables = model.init(KEY, X)
   with pytest.raises(FeedbackMissingError, match='Align first'):
-    bioprop.aligned(bioprop.wrap(plain, 'fa', variables=variables), variables, X)
+    bioprop.theory.aligned_init(bioprop.plug(plain, 'fa', variables=variables), variables, X)
   with pytest.raises(MeasureError, match='not those of the model'):
-    bioprop.aligned(model, {'params': variables['params']}, X)
+    bioprop.theory.aligned_init(model, {'params': variables['params']}, X)

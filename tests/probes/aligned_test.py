@@ -79,11 +79,11 @@ def plugged(name, rule='fa'):
   make, shape, layers, degrees = CHAINS[name]
   x = jnp.asarray(np.random.RandomState(1).randn(12, *shape))
   if name == 'nnx':
-    model = bioprop.install(make(), rule, nnx.Rngs(2), x)
+    model = bioprop.plug(make(), rule, nnx.Rngs(2), x)
     for kind in (nnx.Param, bioprop.Feedback):
       nnx.update(model, float64(nnx.state(model, kind)))
     return model, model, x, layers, degrees
-  model = bioprop.wrap(make(), rule)
+  model = bioprop.plug(make(), rule)
   return model, float64(dict(jax.jit(model.init)(KEY, x))), x, layers, degrees
 
 
@@ -158,7 +158,7 @@ def test_stays_aligned(name):
   model, variables, x, layers, degrees = plugged(name)
   run = lambda v: np.asarray(model(x) if isinstance(model, nnx.Module) else model.apply(v, x))
   independent = arrays(variables, layers)
-  start = bioprop.aligned(model, variables, x)
+  start = bioprop.theory.aligned_init(model, variables, x)
   ws, bs, feedback = arrays(start, layers)
   for w, b in zip(ws[1:], feedback[1:]):
     np.testing.assert_array_equal(w, b)
@@ -185,7 +185,7 @@ def test_other_starts_do_not():
     variables['params'][name]['kernel'] *= 3
   lowest = {}
   for start in ('independent', 'equal', 'aligned'):
-    given = {**variables} if start == 'independent' else bioprop.aligned(
+    given = {**variables} if start == 'independent' else bioprop.theory.aligned_init(
         model, variables, x, scale=start == 'aligned')
     seen = train(model, given, x, layers, -2 * np.asarray(model.apply(given, x)), 600, 0.002)
     cosines = inner(seen) / [[np.sqrt(squares(w) * squares(b)) for w, b in zip(ws[1:], back[1:])]
@@ -211,11 +211,11 @@ X = jnp.ones((2, 3))
 def test_all_else_stays():
   """Boxes of metadata, dtypes, and the variables that were given."""
   boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, 'x'))
-  model = bioprop.wrap(Small((('kernel_init', boxed), ('dtype', jnp.bfloat16),
+  model = bioprop.plug(Small((('kernel_init', boxed), ('dtype', jnp.bfloat16),
                               ('param_dtype', jnp.bfloat16))), 'fa')
   variables = model.init(KEY, X)
   kept = jax.tree.map(jnp.copy, variables)
-  start = bioprop.aligned(model, variables, X)
+  start = bioprop.theory.aligned_init(model, variables, X)
   jax.tree.map(np.testing.assert_array_equal, variables, kept)
   assert jax.tree.structure(start) == jax.tree.structure(variables)
   assert [a.dtype for a in jax.tree.leaves(start)] == [a.dtype for a in jax.tree.leaves(variables)]
@@ -231,13 +231,13 @@ def test_all_else_stays():
 def test_nnx_models_are_changed_in_place():
   """Their values alone: no variable, no kind and no metadata."""
   x = jnp.ones((2, 7))
-  model = bioprop.install(Nnx(), 'fa', nnx.Rngs(0), x)
+  model = bioprop.plug(Nnx(), 'fa', nnx.Rngs(0), x)
   streams = lambda: [np.asarray(jax.random.key_data(a) if jax.dtypes.issubdtype(
       a.dtype, jax.dtypes.prng_key) else a) for a in jax.tree.leaves(
           nnx.state(model, nnx.RngState))]
   kernel, graph, drawn = model.b.kernel, nnx.graphdef(model), streams()
   before = np.asarray(kernel[...])
-  assert bioprop.aligned(model, model, x) is model
+  assert bioprop.theory.aligned_init(model, model, x) is model
   assert model.b.kernel is kernel and nnx.graphdef(model) == graph
   assert type(model.bioprop_feedback['b']['kernel']) is bioprop.Feedback
   assert drawn
@@ -256,8 +256,8 @@ def test_nnx_models_are_changed_in_place():
 @pytest.mark.usefixtures('quick')
 def test_rules_that_keep_feedback(rule):
   """Beside the kernel where it learns, and backprop among them."""
-  model = bioprop.wrap(MLP(classes=3, hidden=(9, 8), activation='relu'), rule)
-  start = bioprop.aligned(model, model.init(KEY, X), X)
+  model = bioprop.plug(MLP(classes=3, hidden=(9, 8), activation='relu'), rule)
+  start = bioprop.theory.aligned_init(model, model.init(KEY, X), X)
   ws = [start['params'][f'Dense_{at}']['kernel'] for at in range(3)]
   for at in (1,) if isinstance(rule, dict) else (1, 2):
     name = f'Dense_{at}'
@@ -280,8 +280,8 @@ class Tokens(nn.Module):
 @pytest.mark.usefixtures('quick')
 def test_layers_of_images_and_of_tokens():
   """LeNet from its readout down; an embedding, to which nothing is sent."""
-  model, x = bioprop.wrap(LeNet(features=(3, 4, 9), dense=8), 'fa'), jnp.ones((2, 28, 28, 1))
-  start = bioprop.aligned(model, jax.jit(model.init)(KEY, x), x)
+  model, x = bioprop.plug(LeNet(features=(3, 4, 9), dense=8), 'fa'), jnp.ones((2, 28, 28, 1))
+  start = bioprop.theory.aligned_init(model, jax.jit(model.init)(KEY, x), x)
   ws = [start['params'][name]['kernel'] for name in (
       'Conv_0', 'Conv_1', 'Conv_2', 'Dense_0', 'Dense_1')]
   norms = [squares(w) for w in ws]
@@ -289,7 +289,7 @@ def test_layers_of_images_and_of_tokens():
   for name in ('Conv_1', 'Conv_2', 'Dense_0', 'Dense_1'):
     np.testing.assert_array_equal(start['feedback'][name]['kernel'],
                                   start['params'][name]['kernel'])
-  model, tokens = bioprop.wrap(Tokens(), 'fa'), jnp.asarray([0, 3, 1])
-  start = bioprop.aligned(model, model.init(KEY, tokens), tokens)['params']
+  model, tokens = bioprop.plug(Tokens(), 'fa'), jnp.asarray([0, 3, 1])
+  start = bioprop.theory.aligned_init(model, model.init(KEY, tokens), tokens)['params']
   np.testing.assert_allclose(squares(start['embed']['embedding']),
                              squares(start['readout']['kernel']), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The weights that `bioprop.feedback` finds: they are what the rule sends errors through.
+"""The weights that `measure.feedback_weights` finds: they are what the rule sends errors through.
 
 All models are linear, so that their pseudogradients are products of matrices, here NumPy's.
 """
@@ -95,14 +95,15 @@ def check_line(found, params, grads, x, error):
 
 
 @pytest.mark.parametrize('rule', [
-    'bp', 'fa', 'kp', 'usf', 'frsf', 'mirror', 'align_prop', 'dfa',
+    'bp', 'fa', 'kp', 'usf', 'frsf', 'mirror', 'align_prop', 'dfa', 'pfa', 'dkp',
+    bioprop.make('fa', normalise='weights'),
     {'twice': 'usf', 'last': 'dfa', '*': 'fa'}, {'twice': 'bp', '*': 'kp'}], ids=str)
 @pytest.mark.usefixtures('x64', 'quick')
 def test_errors_go_down_through_it(rule):
   """The pseudogradients of what lies below are products with it; the first layer has none."""
-  model, x, error = bioprop.wrap(Line(), rule), RNG.randn(3, 4), RNG.randn(3, 2)
+  model, x, error = bioprop.plug(Line(), rule), RNG.randn(3, 4), RNG.randn(3, 2)
   variables = drawn(model, x)
-  found = bioprop.feedback(model, variables, x)
+  found = bioprop.measure.feedback_weights(model, variables, x)
   assert {path.split('/')[0] for path in found.sent} | set(found.direct) == {'twice', 'last'}
   assert found.weights.keys() == found.sent.keys()
   for path, w in found.weights.items():
@@ -112,17 +113,17 @@ def test_errors_go_down_through_it(rule):
     assert (np.abs(found.sent[path] - w).max() < 1e-6) == same
   check_line(found, variables['params'], gradients(model, variables, x, error), x, error)
   if rule == 'fa':  # Feedback that is bound into the model.
-    bound = bioprop.wrap(Line(), 'fa', variables=variables)
-    again = bioprop.feedback(bound, {'params': variables['params']}, x)
+    bound = bioprop.plug(Line(), 'fa', variables=variables)
+    again = bioprop.measure.feedback_weights(bound, {'params': variables['params']}, x)
     jax.tree.map(np.testing.assert_array_equal, again, found)
 
 
 @pytest.mark.usefixtures('x64', 'quick')
 def test_a_rule_that_draws_at_every_call():
   """What mirror draws is no feedback: the call sends through what is kept."""
-  model, x, error = bioprop.wrap(Two(), 'mirror'), RNG.randn(3, 4), RNG.randn(3, 2)
+  model, x, error = bioprop.plug(Two(), 'mirror'), RNG.randn(3, 4), RNG.randn(3, 2)
   variables = drawn(model, x)
-  found = bioprop.feedback(model, variables, x, rngs=RNGS)
+  found = bioprop.measure.feedback_weights(model, variables, x, rngs=RNGS)
   assert list(found.sent) == ['last/kernel'] and not found.direct
   b = np.asarray(found.sent['last/kernel'])
   close(gradients(model, variables, x, error)['first']['kernel'], x.T @ (error @ b.T))
@@ -131,11 +132,11 @@ def test_a_rule_that_draws_at_every_call():
 @pytest.mark.usefixtures('x64')
 def test_signs_with_random_magnitudes():
   """Those of the weights; without random streams there is nothing to tell."""
-  model, x = bioprop.wrap(Two(), 'brsf'), RNG.randn(3, 4)
+  model, x = bioprop.plug(Two(), 'brsf'), RNG.randn(3, 4)
   variables = drawn(model, x)
   for rngs in (None, {'dropout': KEY}):
-    assert not bioprop.feedback(model, variables, x, rngs=rngs).sent
-  (b,) = bioprop.feedback(model, variables, x, rngs=RNGS).sent.values()
+    assert not bioprop.measure.feedback_weights(model, variables, x, rngs=rngs).sent
+  (b,) = bioprop.measure.feedback_weights(model, variables, x, rngs=RNGS).sent.values()
   np.testing.assert_array_equal(np.sign(b), np.sign(variables['params']['last']['kernel']))
   assert len(np.unique(np.abs(b))) == b.size
 
@@ -144,8 +145,8 @@ def test_signs_with_random_magnitudes():
 @pytest.mark.usefixtures('x64')
 def test_rules_that_send_nothing_down(rule):
   """And those of the whole network: no layer has feedback."""
-  model, x = bioprop.wrap(Line(), rule), RNG.randn(3, 4)
-  found = bioprop.feedback(model, drawn(model, x), x)
+  model, x = bioprop.plug(Line(), rule), RNG.randn(3, 4)
+  found = bioprop.measure.feedback_weights(model, drawn(model, x), x)
   assert not found.weights and not found.sent and not found.direct
 
 
@@ -153,9 +154,9 @@ def test_rules_that_send_nothing_down(rule):
 @pytest.mark.usefixtures('x64', 'quick')
 def test_a_matrix_that_embeds_and_reads_out(rule):
   """It sends to the activities that it reads out, and nothing to tokens."""
-  model, tokens = bioprop.wrap(Tied(), rule), jnp.asarray([0, 3, 3, 1])
+  model, tokens = bioprop.plug(Tied(), rule), jnp.asarray([0, 3, 3, 1])
   variables, error = drawn(model, tokens), RNG.randn(4, 5)
-  found = bioprop.feedback(model, variables, tokens)
+  found = bioprop.measure.feedback_weights(model, variables, tokens)
   assert set(found.sent) == {'embed/embedding', 'middle/kernel'} and not found.direct
   b, below = (np.asarray(found.sent[path]) for path in ('embed/embedding', 'middle/kernel'))
   grads = gradients(model, variables, tokens, error)
@@ -171,25 +172,25 @@ def test_a_matrix_that_embeds_and_reads_out(rule):
 def test_layers_that_are_left_out():
   """Those in a loop's stack, of which it is not known which; a layer that is the whole model."""
   x = RNG.randn(3, 4)
-  model = bioprop.wrap(Stack(), 'fa')
+  model = bioprop.plug(Stack(), 'fa')
   variables = drawn(model, x)
   assert variables['feedback']['loop']['kernel'].shape == (3, 4, 4)
-  assert list(bioprop.feedback(model, variables, x).sent) == ['last/kernel']
-  model = bioprop.wrap(dense(2, None), 'fa')
-  found = bioprop.feedback(model, drawn(model, x), x)
+  assert list(bioprop.measure.feedback_weights(model, variables, x).sent) == ['last/kernel']
+  model = bioprop.plug(dense(2, None), 'fa')
+  found = bioprop.measure.feedback_weights(model, drawn(model, x), x)
   assert not found.weights and not found.sent
 
 
 @pytest.mark.usefixtures('x64', 'quick')
 def test_feedback_that_learns():
   """Under Kolen-Pollack, step by step: it moves as the weights do, without decay."""
-  model, x, error = bioprop.wrap(Line(), 'kp'), RNG.randn(3, 4), RNG.randn(3, 2)
+  model, x, error = bioprop.plug(Line(), 'kp'), RNG.randn(3, 4), RNG.randn(3, 2)
   variables = drawn(model, x)
-  found = [bioprop.feedback(model, variables, x)]
+  found = [bioprop.measure.feedback_weights(model, variables, x)]
   for _ in range(2):
     grads = gradients(model, variables, x, error)
     variables = {'params': jax.tree.map(lambda w, g: w - 0.1 * g, variables['params'], grads)}
-    found.append(bioprop.feedback(model, variables, x))
+    found.append(bioprop.measure.feedback_weights(model, variables, x))
   for before, after in zip(found, found[1:]):
     for path, b in after.sent.items():
       close(b - before.sent[path], after.weights[path] - before.weights[path])
@@ -225,8 +226,8 @@ class Nested(nnx.Module):
 def test_nnx_models(rule):
   """The same of NNX modules in modules, at the model itself."""
   x, error = jnp.asarray(RNG.randn(3, 4)), RNG.randn(3, 2)
-  model = bioprop.install(Nested(), rule, nnx.Rngs(1), x)
-  found = bioprop.feedback(model, model, x)
+  model = bioprop.plug(Nested(), rule, nnx.Rngs(1), x)
+  found = bioprop.measure.feedback_weights(model, model, x)
   names = {'blocks/1/inner': 'twice', 'last': 'last'}
   renamed = lambda tree: {names[path.removesuffix('/kernel')] + (
       '/kernel' if path.endswith('/kernel') else ''): np.asarray(w) for path, w in tree.items()}
@@ -245,12 +246,12 @@ def test_nnx_models(rule):
 @pytest.mark.usefixtures('x64')
 def test_variables_of_another_model():
   """Without its feedback, or of other shapes."""
-  model, x = bioprop.wrap(Line(), 'fa'), RNG.randn(3, 4)
+  model, x = bioprop.plug(Line(), 'fa'), RNG.randn(3, 4)
   variables = drawn(model, x)
   wide = {**variables, 'params': jax.tree.map(lambda w: jnp.zeros((5, 5)), variables['params'])}
   for other in ({'params': variables['params']}, wide):
     with pytest.raises(MeasureError, match='the variables are not those of the model'):
-      bioprop.feedback(model, other, x)
+      bioprop.measure.feedback_weights(model, other, x)
 
 
 class Branches(nn.Module):
@@ -267,9 +268,9 @@ def test_what_lies_above():
   """Of a chain all layers up to the output; layers side by side are no chain."""
   x = jnp.ones((2, 3))
   for model, chain in ((MLP(classes=2, hidden=(4, 5)), True), (Branches(), False)):
-    plugged = bioprop.wrap(model, 'dfa')
+    plugged = bioprop.plug(model, 'dfa')
     variables = plugged.init(KEY, x)
-    found = bioprop.feedback(plugged, variables, x)
+    found = bioprop.measure.feedback_weights(plugged, variables, x)
     assert set(found.direct) == set(variables['params']) - {'Dense_0'}
     kernels = [variables['params'][f'Dense_{i}']['kernel'] for i in (1, 2)]
     if chain:

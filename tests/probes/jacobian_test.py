@@ -22,7 +22,7 @@ def test_nothing_is_compiled_twice():
   """New parameters, the same program."""
   model, x = MLP(classes=3, hidden=(6,)), jnp.ones((4, 7))
   variables = model.init(KEY, x)
-  jacobians = bioprop.jacobians(model, x)
+  jacobians = bioprop.measure.jacobians(model, x)
   traces = []
 
   def counted(true):
@@ -80,7 +80,7 @@ def test_layers_that_are_not_what_they_seem(model, shape):
   """Their factors are not their gradient, which a check at first use finds."""
   x = jnp.asarray(RNG.randn(*shape), jnp.float32)
   variables = model.init(KEY, x)
-  jacobians = bioprop.jacobians(model, x)
+  jacobians = bioprop.measure.jacobians(model, x)
   rows = naive_plain(model, variables, x)
   want = jnp.einsum('ncp,mdp->nmcd', rows, rows)
   got = measure.entk(jacobians.true(variables), jacobians.pseudo(variables), x)
@@ -108,10 +108,10 @@ class Written(nn.Module):
 @pytest.mark.usefixtures('x64', 'quick')
 def test_products_that_no_layer_makes(rule):
   """All give factors, of the parameter as it is kept."""
-  model, x = bioprop.wrap(Written(), rule), jnp.asarray(RNG.randn(3, 6))
+  model, x = bioprop.plug(Written(), rule), jnp.asarray(RNG.randn(3, 6))
   shapes = jax.eval_shape(model.init, KEY, x)
   variables = jax.tree.map(lambda a: jnp.asarray(0.7 * RNG.randn(*a.shape)), shapes)
-  jacobians = bioprop.jacobians(model, x)
+  jacobians = bioprop.measure.jacobians(model, x)
   with jax.numpy_dtype_promotion('standard'):
     true, pseudo = jacobians.true(variables), jacobians.pseudo(variables)
   for made in (true(x), pseudo(x)):
@@ -136,20 +136,20 @@ class Heads(nn.Module):
 @pytest.mark.usefixtures('x64', 'quick')
 def test_an_output_that_is_not_the_rules():
   """The rule broadcasts the error of the one, and the other is differentiated."""
-  model, x = bioprop.wrap(Heads(), 'dfa', output=0), jnp.asarray(RNG.randn(3, 6))
+  model, x = bioprop.plug(Heads(), 'dfa', output=0), jnp.asarray(RNG.randn(3, 6))
   variables = jax.jit(model.init)(KEY, x)
-  made = bioprop.jacobians(model, x, output=1).pseudo(variables)(x).by_path()
+  made = bioprop.measure.jacobians(model, x, output=1).pseudo(variables)(x).by_path()
   assert jnp.abs(made['Dense_0/bias']).max() == 0 == jnp.abs(made['Dense_1/bias']).max()
   np.testing.assert_array_equal(made['Dense_2/bias'], jnp.broadcast_to(jnp.eye(3), (3, 3, 3)))
-  made = bioprop.jacobians(model, x).pseudo(variables)(x).by_path()
+  made = bioprop.measure.jacobians(model, x).pseudo(variables)(x).by_path()
   assert jnp.abs(made['Dense_0/bias']).min() > 0 == jnp.abs(made['Dense_2/bias']).max()
 
 
 @pytest.mark.usefixtures('quick')
 def test_gated_networks_give_factors():
   """Their derivatives are those of another network."""
-  model, x = bioprop.wrap(MLP(classes=2, hidden=(5,), activation='relu'), 'gln'), jnp.ones((3, 6))
-  made = bioprop.jacobians(model, x).pseudo(jax.jit(model.init)(KEY, x))(x)
+  model, x = bioprop.plug(MLP(classes=2, hidden=(5,), activation='relu'), 'gln'), jnp.ones((3, 6))
+  made = bioprop.measure.jacobians(model, x).pseudo(jax.jit(model.init)(KEY, x))(x)
   assert set(made.outer) == {'Dense_0/kernel', 'Dense_1/kernel'} and not made.full
 
 
@@ -177,9 +177,9 @@ def test_rules_that_are_not_what_they_say():
   x = jnp.asarray(RNG.randn(3, 6), jnp.float32)
   kernels = {}
   for rule in (bioprop.make('fa'), Tripled(), Signed()):
-    model = bioprop.wrap(MLP(classes=2, hidden=(5,)), rule)
+    model = bioprop.plug(MLP(classes=2, hidden=(5,)), rule)
     variables = model.init(KEY, x)
-    jacobians = bioprop.jacobians(model, x)
+    jacobians = bioprop.measure.jacobians(model, x)
     if isinstance(rule, Signed):
       with pytest.raises(MeasureError, match='Signed is not linear'):
         jacobians.pseudo(variables)
@@ -194,7 +194,7 @@ def test_samples_that_depend_on_each_other_are_refused():
   x = jnp.asarray(RNG.randn(3, 6, 6, 3), jnp.float32)
   for model, kwargs in ((CNN(width=3, strides=(1,)), {}),
                         (ResNet(stages=(1,), width=3), {'train': True})):
-    jacobians = bioprop.jacobians(model, x, **kwargs)
+    jacobians = bioprop.measure.jacobians(model, x, **kwargs)
     with pytest.raises(MeasureError, match='depends on what else is in the batch'):
       jacobians.true(model.init(KEY, x))
 
@@ -211,12 +211,12 @@ def test_samples_of_another_kind_are_refused():
 
   x = jnp.ones((2, 8, 8, 1))
   variables = Mean().init(KEY, x)
-  true = bioprop.jacobians(Mean(), x).true(variables)
+  true = bioprop.measure.jacobians(Mean(), x).true(variables)
   for other in (x[:, :6], x.astype(jnp.int32)):
     with pytest.raises(MeasureError, match=r'float32\[8, 8, 1\].*the samples are'):
       measure.entk(true, true, other)
   with pytest.raises(MeasureError, match='among the keyword arguments'):
-    bioprop.jacobians(Mean(), x, mask=jnp.ones((2, 8, 8, 1))).true(variables)
+    bioprop.measure.jacobians(Mean(), x, mask=jnp.ones((2, 8, 8, 1))).true(variables)
 
 
 def test_shared_parameters_and_arrays_of_nnx_models():
@@ -233,7 +233,7 @@ def test_shared_parameters_and_arrays_of_nnx_models():
       return self.b(nnx.tanh(self.a(x) * self.scale))
 
   model, x = Two(), jnp.asarray(RNG.randn(3, 5), jnp.float32)
-  jacobians = bioprop.jacobians(model, x)
+  jacobians = bioprop.measure.jacobians(model, x)
   f = lambda w, x: jnp.tanh(x @ w * model.scale[0]) @ w
   rows = jax.vmap(lambda x: jax.jacrev(f)(model.a.kernel[...], x))(x).reshape(3, 5, -1)
   got = measure.entk(jacobians.true(model), jacobians.pseudo(model), x)
@@ -245,9 +245,9 @@ def test_another_dtype():
   model, x = MLP(classes=3, hidden=(6,)), RNG.randn(3, 7).astype(np.float32)
   variables = model.init(KEY, x)
   with pytest.raises(MeasureError, match='jax_enable_x64'):
-    bioprop.jacobians(model, x, dtype='float64')
+    bioprop.measure.jacobians(model, x, dtype='float64')
   with jax.enable_x64(True):
-    got = measure.ntk(bioprop.jacobians(model, x, dtype='float64').true(variables), x)
+    got = measure.ntk(bioprop.measure.jacobians(model, x, dtype='float64').true(variables), x)
     doubled = jax.tree.map(lambda w: w.astype(jnp.float64), variables)
     want = naive_plain(model, doubled, jnp.asarray(x, jnp.float64))
   assert got.dtype == np.float64
@@ -260,6 +260,6 @@ def test_another_dtype():
 def test_errors_that_are_none(given, words):
   """Not one of each output: it says what an error is."""
   model, x = MLP(classes=3, hidden=(6,)), RNG.randn(3, 7).astype(np.float32)
-  update = bioprop.jacobians(model, x).update(model.init(KEY, x))
+  update = bioprop.measure.jacobians(model, x).update(model.init(KEY, x))
   with pytest.raises(MeasureError, match=words):
     update(given(x))

@@ -1,4 +1,4 @@
-"""The layers that `bioprop.layers` cuts out of a model: what they are called, and what they do."""
+"""The layers that `measure.layers` cuts out of a model: what they are called, and what they do."""
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ class Written(nn.Module):
     return scan(nn.Dense(4, param_dtype=F, name='stack'), x, None)[0]
 
 
-@pytest.mark.parametrize('plug', [lambda model: model, lambda model: bioprop.wrap(model, 'dfa')],
+@pytest.mark.parametrize('plug', [lambda model: model, lambda model: bioprop.plug(model, 'dfa')],
                          ids=['plain', 'plugged'])
 def test_layers_are_named_and_linear(plug):
   """By their paths; of a layer with several weights by these; of a stack as one layer sees it."""
-  layers = bioprop.layers(plug(Written()), jax.ShapeDtypeStruct((7, 4), F))
+  layers = bioprop.measure.layers(plug(Written()), jax.ShapeDtypeStruct((7, 4), F))
   want = {'in': ('in', (2, 4, 3), (7, 4)), 'out': ('out', (2, 3, 5), (7, 2, 3)),
           'dense': ('dense/kernel', (5, 4), (7, 5)), 'stack': ('stack/kernel', (4, 4), (7, 4))}
   assert {label: layer.label for label, layer in layers.items()} == dict(zip(want, want))
@@ -55,7 +55,7 @@ def test_weights_of_several_parameters():
       weight = lambda name: self.param(name, nn.initializers.ones, (4, 3), F)
       return x @ jnp.concatenate([weight('a'), weight('b')], 1)
 
-  (layer,) = bioprop.layers(Joined(), jax.ShapeDtypeStruct((2, 4), F)).values()
+  (layer,) = bioprop.measure.layers(Joined(), jax.ShapeDtypeStruct((2, 4), F)).values()
   a, b, x = RNG.randn(4, 3), RNG.randn(4, 3), RNG.randn(2, 4)
   assert set(layer.weights) == {'a', 'b'}
   y = layer.linear({'a': jnp.asarray(a), 'b': jnp.asarray(b)}, jnp.asarray(x))

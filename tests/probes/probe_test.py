@@ -157,7 +157,7 @@ def measured():
       if record.getMessage().startswith('Compiling'):
         compiled.append(record.getMessage())
 
-  plugged, logger, handler = bioprop.wrap(Mlp(), 'fa'), logging.getLogger('jax'), Heard()
+  plugged, logger, handler = bioprop.plug(Mlp(), 'fa'), logging.getLogger('jax'), Heard()
   jax.config.update('jax_disable_most_optimizations', True)
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
     variables, others = drawn(plugged, X), drawn(plugged, X)
@@ -209,7 +209,7 @@ def test_entk_of_backprop():
 def test_entk_of_feedback_alignment(measured):
   """True Jacobians in rows, the rule's in columns; blocks give the same numbers."""
   variables, found, _, probe = measured
-  plugged = bioprop.wrap(Mlp(), 'fa')
+  plugged = bioprop.plug(Mlp(), 'fa')
   true = jacobian(Mlp(), {'params': variables['params']})
   assert not _check_entk(of(found, 'entk'), true, jacobian(plugged, variables))
   blocks = Probe(plugged, None, (X, LABELS), types=('entk',), block=4, like=probe).measure(
@@ -220,7 +220,7 @@ def test_entk_of_feedback_alignment(measured):
 @pytest.mark.usefixtures('x64')
 def test_entk_of_a_rule_that_is_not_linear():
   """How a small step of hebb for one sample moves another, along the error of the one."""
-  plugged, h = bioprop.wrap(Mlp(), 'hebb'), 1e-6
+  plugged, h = bioprop.plug(Mlp(), 'hebb'), 1e-6
   variables = drawn(plugged, X)
   params, steps = variables['params'], gradients(plugged, variables)
   scores = np.exp(forward(params)[1])
@@ -300,14 +300,14 @@ def test_angles(measured):
   """The plugged and the plain gradient of the loss, summed over samples and sample by sample."""
   variables, found, *_ = measured
   _check_angles(of(found, 'angles'), by_path(gradients(Mlp(), {'params': variables['params']})),
-                by_path(gradients(bioprop.wrap(Mlp(), 'fa'), variables)))
+                by_path(gradients(bioprop.plug(Mlp(), 'fa'), variables)))
 
 
 @pytest.mark.usefixtures('x64')
 def test_labels_that_are_no_classes(measured):
   """Quantities with a loss of their own have no targets to align with; errors are that loss's."""
   variables, at_classes, _, probe = measured
-  plugged, targets = bioprop.wrap(Mlp(), 'fa'), RNG.randn(6)
+  plugged, targets = bioprop.plug(Mlp(), 'fa'), RNG.randn(6)
   loss = lambda outputs, target: jnp.square(outputs[0] - target) + jnp.sum(outputs)
   losses = jax.vmap(loss)
   found = Probe(plugged, None, (X, targets), types=('entk', 'angles'), loss=losses,
@@ -344,7 +344,7 @@ def test_sequences():
 @pytest.mark.usefixtures('x64')
 def test_alignment(rule):
   """W itself; feedback that learns; direct feedback with the weights above it; no feedback."""
-  model = bioprop.wrap(Mlp(), rule)
+  model = bioprop.plug(Mlp(), rule)
   variables = drawn(model, X)
   params, feedback = variables['params'], variables.get('feedback', {})
   second, out = (params[name]['kernel'] for name in ('second', 'out'))  # The first sends nowhere.
@@ -374,7 +374,7 @@ def test_alignment_of_feedback_alignment(measured):
 def test_nnx_models(measured):
   """With the weights and the feedback of the linen model they have all of its numbers."""
   variables, want, *_ = measured
-  model = bioprop.install(Net(), 'fa', nnx.Rngs(1), X)
+  model = bioprop.plug(Net(), 'fa', nnx.Rngs(1), X)
   probe = Probe(model, None, (X, LABELS), types=('entk', 'alignment'))
   for layer in LAYERS:  # After the probe was made.
     own, given = getattr(model, layer), variables['params'][layer]
@@ -399,11 +399,12 @@ def test_cross_entropy():
 @pytest.mark.parametrize('make, error, words', [
     (lambda: Probe(Mlp(), 'fa', (X, LABELS), types=('entk', 'spectrum')), MeasureError,
      "type 'spectrum'. Valid: entk, features, angles, alignment"),
+    (lambda: Probe(Mlp(), 'fa', (X, LABELS), types='spectrum'), MeasureError, "type 'spectrum'"),
     (lambda: Probe(Mlp(), 'fa', X), MeasureError, 'a pair of inputs and labels'),
     (lambda: Probe(Mlp(), 'fa', (X, LABELS, LABELS)), MeasureError, 'a pair'),
-    (lambda: Probe(Net(), 'fa', (X, LABELS)), MeasureError, 'bioprop.install.*Probe'),
+    (lambda: Probe(Net(), 'fa', (X, LABELS)), MeasureError, 'bioprop.plug.*Probe'),
     (lambda: Probe(Mlp(), 'af', (X, LABELS)), UnknownRuleError, "'af'"),
-], ids=['type', 'no pair', 'three', 'nnx', 'rule'])
+], ids=['type', 'one type', 'no pair', 'three', 'nnx', 'rule'])
 @pytest.mark.usefixtures('x64')
 def test_what_cannot_be_prepared(make, error, words):
   """Said before anything is computed."""

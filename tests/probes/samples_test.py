@@ -23,17 +23,20 @@ class Linen(nn.Module):
 def make(front):
   """A plugged model, and what it is measured at."""
   if front == 'linen':
-    model = bioprop.wrap(Linen(), 'fa')
+    model = bioprop.plug(Linen(), 'fa')
     return model, model.init(jax.random.key(0), X)
-  model = bioprop.install(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), 'fa', nnx.Rngs(1))
+  model = bioprop.plug(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), 'fa', nnx.Rngs(1))
   return model, model
 
 
 ASKING = {
-    'jacobians': lambda model, variables, *x: bioprop.jacobians(model, *x).true(variables),
-    'layers': lambda model, variables, *x: bioprop.layers(model, *x),
-    'feedback': lambda model, variables, *x: bioprop.feedback(model, variables, *x),
-    'aligned': lambda model, variables, *x: bioprop.aligned(model, variables, *x),
+    'measure.jacobians': lambda model, variables, *x: bioprop.measure.jacobians(
+        model, *x).true(variables),
+    'measure.layers': lambda model, variables, *x: bioprop.measure.layers(model, *x),
+    'measure.feedback_weights': lambda model, variables, *x: bioprop.measure.feedback_weights(
+        model, variables, *x),
+    'theory.aligned_init': lambda model, variables, *x: bioprop.theory.aligned_init(
+        model, variables, *x),
 }
 
 
@@ -69,11 +72,11 @@ def test_layers_that_compute_in_a_dtype_of_their_own(rule):
     def __call__(self, x):
       return nn.Dense(3)(nn.tanh(nn.Dense(4, dtype=jnp.float32)(x)).astype(x.dtype))
 
-  model = bioprop.wrap(Half(), rule)
+  model = bioprop.plug(Half(), rule)
   variables = model.init(jax.random.key(0), X)
   shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
   with jax.enable_x64(True):
     found = [bioprop.measure.entk(made.true(variables), made.pseudo(variables), X)
-             for made in (bioprop.jacobians(model, shape, dtype=dtype)
+             for made in (bioprop.measure.jacobians(model, shape, dtype=dtype)
                           for dtype in (None, jnp.float64))]
   np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)

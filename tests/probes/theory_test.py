@@ -40,13 +40,14 @@ class Pooled(nn.Module):
 @pytest.fixture(scope='module')
 def measured():
   """A probe of fa at some variables, its kernel as the type entk has it, and the variables."""
-  model = bioprop.wrap(MODEL, bioprop.make('fa', rho=0.5, scale=1.0))
+  model = bioprop.plug(MODEL, bioprop.make('fa', rho=0.5, scale=1.0))
   variables = model.init(jax.random.key(0), X)
   probe = Probe(model, None, (X, LABELS), types=('theory',))
   entk = Probe(model, None, (X, LABELS), types=('entk',), like=probe).measure(variables)
   return model, variables, probe.measure(variables), entk
 
 
+@pytest.mark.slow
 def test_the_network_is_as_measured(measured):
   """By the type entk; the loss by NumPy."""
   model, variables, found, entk = measured
@@ -60,7 +61,7 @@ def test_the_network_is_as_measured(measured):
 def test_the_limit_is_that_of_infinite(measured):
   """Of the plain model under the same rule, and described as the network is."""
   _, _, found, _ = measured
-  limit = bioprop.infinite(MODEL, X, rule=bioprop.make('fa', rho=0.5, scale=1.0))
+  limit = bioprop.theory.infinite(MODEL, X, rule=bioprop.make('fa', rho=0.5, scale=1.0))
   kernel = np.asarray(limit.entk, np.float64)
   np.testing.assert_array_equal(found['infinite_kernel'], limit.entk)
   np.testing.assert_allclose(found['infinite_error'], limit.error)
@@ -76,6 +77,7 @@ def test_the_limit_is_that_of_infinite(measured):
                         *(f'infinite_{name}' for name in NAMES)}
 
 
+@pytest.mark.slow
 def test_losses_of_gradient_descent(monkeypatch):
   """At rates that change, step by step in NumPy; in several parts."""
   monkeypatch.setattr(lazy, '_AT_ONCE', 3)
@@ -101,9 +103,9 @@ def test_losses_of_gradient_descent(monkeypatch):
 
 def test_nnx_models():
   """Under the rule that they have; beside others, by type."""
-  model = bioprop.install(Net(nnx.Rngs(0)), 'dfa', nnx.Rngs(1), X)
+  model = bioprop.plug(Net(nnx.Rngs(0)), 'dfa', nnx.Rngs(1), X)
   found = Probe(model, None, (X, LABELS), types=('theory', 'alignment')).measure(model)
-  np.testing.assert_array_equal(found['theory/infinite_kernel'], bioprop.infinite(
+  np.testing.assert_array_equal(found['theory/infinite_kernel'], bioprop.theory.infinite(
       Net(nnx.Rngs(0)), X, rule='dfa').entk)
   # The readout's alone, of the 64 features and its bias: 1 + 64 E phi phi' of variances 1 / 4.
   moments = X @ X.T / 4

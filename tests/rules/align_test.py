@@ -75,7 +75,7 @@ def start(name, rule):
   """(gradient in the parameters, parameters, feedback) of a model of the zoo and its plain one."""
   make, x = ZOO[name]
   first = np.float32 if np.issubdtype(x.dtype, np.floating) else x.dtype
-  model, plugged = make(), bioprop.wrap(make(), rule)
+  model, plugged = make(), bioprop.plug(make(), rule)
   shapes = jax.eval_shape(lambda: plugged.init(jax.random.key(0), np.asarray(x, first)))
   params = drawn(shapes['params'])
   stats = jax.tree.map(lambda a: jnp.ones(a.shape), shapes.get('batch_stats', {}))
@@ -163,7 +163,7 @@ def trajectory(rule, width):
       phi = lambda h: 2**0.5 * nn.relu(h)
       return dense(4, phi(dense(width, phi(dense(width, x)))))
 
-  model = Ntk() if rule == 'bp' else bioprop.wrap(Ntk(), rule)
+  model = Ntk() if rule == 'bp' else bioprop.plug(Ntk(), rule)
   variables = model.init(jax.random.key(3), x)
   params = variables.pop('params')
   run = lambda p: model.apply({'params': p, **variables}, x)
@@ -194,17 +194,17 @@ def test_not_mixed_with_others():
   """They see the whole network."""
   for choice in ({'first': 'align_ada', '*': 'fa'}, {'first': 'align_ada'}):
     with pytest.raises(errors.PatternError, match="'first' asks for AlignAda.*'align_prop'"):
-      bioprop.wrap(MLP(), choice)
+      bioprop.plug(MLP(), choice)
 
 
 def test_other_feedback():
   """Missing, or of another rule."""
-  model, x = bioprop.wrap(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1)
+  model, x = bioprop.plug(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1)
   variables = model.init(jax.random.key(0), x)
   with pytest.raises(errors.FeedbackMissingError, match='Carry what init returned'):
     model.apply({'params': variables['params']}, x)
-  other = bioprop.wrap(MLP(hidden=(8,)), 'align_ada').init(jax.random.key(0), x)
-  for feedback in (other['feedback'], bioprop.wrap(MLP(hidden=(7,)), 'fa').init(
+  other = bioprop.plug(MLP(hidden=(8,)), 'align_ada').init(jax.random.key(0), x)
+  for feedback in (other['feedback'], bioprop.plug(MLP(hidden=(7,)), 'fa').init(
       jax.random.key(0), x)['feedback']):
     with pytest.raises(errors.FeedbackMissingError, match='made for another model or'):
       model.apply({'params': variables['params'], 'feedback': feedback}, x)
@@ -212,7 +212,7 @@ def test_other_feedback():
 
 def test_existing_weights():
   """The README's line: the network's initial self is what it is now."""
-  model, x = bioprop.wrap(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1).astype(np.float32)
+  model, x = bioprop.plug(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1).astype(np.float32)
   params = model.init(jax.random.key(0), x)['params']
   feedback = model.apply({'params': params}, x, mutable=['feedback'],
                          rngs={'feedback': jax.random.key(1)})[1]
@@ -230,7 +230,7 @@ def test_a_branch_that_activities_choose():
       x = nn.Dense(4)(x)
       return jax.lax.cond(x.sum() > 0, lambda x: x @ w, lambda x: x, x)
 
-  model, x = bioprop.wrap(Branch(), 'align_ada'), jnp.ones((2, 3))
+  model, x = bioprop.plug(Branch(), 'align_ada'), jnp.ones((2, 3))
   variables = model.init(jax.random.key(0), x)
   with pytest.raises(errors.UnsupportedLayerError, match="inside a 'cond'"):
     jax.grad(lambda p: model.apply({**variables, 'params': p}, x).sum())(variables['params'])
@@ -253,33 +253,33 @@ class Noisy(nnx.Module):
 def test_the_state_of_nnx_models(rule):
   """Running means, counts of draws, and what is sown are the plain model's; and it comes off."""
   x = jnp.asarray(RNG.randn(5, 4), jnp.float32)
-  plain, model = Noisy(), bioprop.install(Noisy(), rule)
+  plain, model = Noisy(), bioprop.plug(Noisy(), rule)
   loss = nnx.jit(nnx.grad(lambda m: jnp.mean(jnp.sin(m(x)))))
   for _ in range(2):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
                  loss(model), loss(plain))
   kept = lambda m: nnx.to_pure_dict(nnx.state(m, nnx.Not(nnx.Any(bioprop.Feedback, nnx.RngKey))))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), kept(model), kept(plain))
-  assert nnx.graphdef(bioprop.uninstall(model)) == nnx.graphdef(plain)
+  assert nnx.graphdef(bioprop.unplug(model)) == nnx.graphdef(plain)
 
 
 @pytest.mark.parametrize('rule', ['align_ada', 'align_zero'])
 def test_outside_the_models_call_there_is_no_gradient(rule):
   """It would be backprop's; the value is the layer's own."""
   x = jnp.asarray(RNG.randn(5, 4), jnp.float32)
-  model = bioprop.install(Noisy(), rule)
+  model = bioprop.plug(Noisy(), rule)
   np.testing.assert_array_equal(model.layer(x), Noisy().layer(x))
   with pytest.raises(errors.UnboundError, match='Linear.__call__'):
     nnx.grad(lambda m: m.layer(x).sum())(model)
-  alone = bioprop.install(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), rule)
+  alone = bioprop.plug(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), rule)
   grads = nnx.grad(lambda m: m(x).sum())(alone)
   np.testing.assert_allclose(grads['kernel'][...], jnp.tile(x.sum(0)[:, None], 3), rtol=1e-5)
-  assert type(bioprop.uninstall(alone)) is nnx.Linear
+  assert type(bioprop.unplug(alone)) is nnx.Linear
 
 
 def test_no_retrace():
   """One trace for all steps, while the parameters move."""
-  model, x = bioprop.wrap(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1)
+  model, x = bioprop.plug(MLP(hidden=(7,)), 'align_ada'), images(3, 4, 1)
   variables, traces = model.init(jax.random.key(0), x), []
 
   @jax.jit

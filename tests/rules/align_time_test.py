@@ -57,7 +57,7 @@ def test_without_the_same_time_error(inside, remat):
       state = step(params, state, x[:, t])
     return total
 
-  model = bioprop.wrap(Model(), bioprop.make('align_ada', same_time_error=False))
+  model = bioprop.plug(Model(), bioprop.make('align_ada', same_time_error=False))
   variables = model.init(jax.random.key(0), x)
   params = variables.pop('params')
   loss = lambda p: jnp.sum(jnp.sin(model.apply({'params': p, **variables}, x)))
@@ -72,7 +72,7 @@ def test_without_scans_the_option_changes_nothing():
   x = jnp.asarray(RNG.randn(3, 4), jnp.float32)
 
   def gradient(same):
-    model = bioprop.wrap(MLP(hidden=(7,)), bioprop.make('align_ada', same_time_error=same))
+    model = bioprop.plug(MLP(hidden=(7,)), bioprop.make('align_ada', same_time_error=same))
     variables = model.init(jax.random.key(0), x)
     params = variables.pop('params')
     return jax.grad(lambda p: model.apply({'params': p, **variables}, x).sum())(params)

@@ -87,7 +87,7 @@ class LinenSide:
   """
 
   def __init__(self, model, rule, x):
-    self._plugged, self._x = bioprop.wrap(model, rule), x
+    self._plugged, self._x = bioprop.plug(model, rule), x
     self._rngs = {'feedback': jax.random.key(11)}
     variables = self._plugged.init(jax.random.key(0), x)
     self.params = moved(variables.pop('params'))
@@ -109,7 +109,7 @@ class NnxSide:
   """An NNX model under a rule; attributes as in `LinenSide`."""
 
   def __init__(self, model, rule, x):
-    self._model, self._x = bioprop.install(model, rule, nnx.Rngs(1), x), x
+    self._model, self._x = bioprop.plug(model, rule, nnx.Rngs(1), x), x
     nnx.update(model, moved(nnx.state(model, nnx.Param)))
     layers = {name: layer for name, layer in vars(model).items() if isinstance(layer, nnx.Module)}
     arrays = {name: {key: value[...] for key, value in vars(layer).items()

@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 def gradient(rule):
   """Through a plugged net."""
-  model, x = bioprop.wrap(Net(), rule), jnp.linspace(-1, 1, 8).reshape(2, 4)
+  model, x = bioprop.plug(Net(), rule), jnp.linspace(-1, 1, 8).reshape(2, 4)
   variables = model.init(jax.random.key(0), x)
   return jax.grad(lambda p: jnp.sum(model.apply({'params': p}, x)**2))(variables['params'])
 

@@ -62,7 +62,38 @@ def frozen(net, e, stored, presynaptic):
 def kolen_pollack(net, e, kernels, stored, keys):
   """Down through B, which gets the update of W."""
   grads, of_x = net.chain(e, {n: stored[n]['feedback_kernel'] for n in kernels})
-  return {n: (kernel, bias, kernel) for n, (kernel, bias) in grads.items()}, of_x
+  return {n: (kernel, bias, {'feedback_kernel': kernel})
+          for n, (kernel, bias) in grads.items()}, of_x
+
+
+def product(net, e, kernels, stored, keys):
+  """Down through R B^T, B a square root of what is kept and R what it makes of the product."""
+  b = {n: np.linalg.cholesky(own['gram']) for n, own in stored.items()}
+  r = {n: own['feedback_kernel'] @ np.linalg.inv(b[n]).T for n, own in stored.items()}
+  grads, of_x = net.chain(e, {n: r[n] @ b[n].T for n in kernels})
+  return {n: (kernel, bias, {'feedback_kernel': kernel @ b[n] @ b[n].T})
+          for n, (kernel, bias) in grads.items()}, of_x
+
+
+def direct_kolen_pollack(net, e, kernels, stored, keys):
+  """B e, and the update of B is e^T x, sample by sample."""
+  grads, of_x = net.broadcast(e, {n: own['feedback_error'] for n, own in stored.items()})
+  learned = {n: 0.7 * sum(np.outer(error, x) for error, x in zip(e, net.x[n])) for n in stored}
+  return {n: (*own, {'feedback_error': learned[n]}) for n, own in grads.items()}, of_x
+
+
+def normalised(net, e, kernels, stored, keys):
+  """Down through B, as large as the weights are now times the scale."""
+  norm = lambda w: np.sqrt((w**2).sum())
+  return net.chain(e, {n: SCALE * norm(w) * stored[n]['kernel'] / norm(stored[n]['kernel'])
+                       for n, w in kernels.items() if n in stored} | {
+                           n: w for n, w in kernels.items() if n not in stored})
+
+
+def normalised_direct(net, e, kernels, stored, keys):
+  """B e, times what the norm of the weights is over what LeCun's variance gives."""
+  gain = {n: np.sqrt((w**2).sum() / w.shape[-1]) for n, w in kernels.items()}
+  return net.broadcast(e, {n: gain[n] * own['error'] for n, own in stored.items()})
 
 
 def mirrored(net, e, kernels, stored, keys):
@@ -74,7 +105,8 @@ def mirrored(net, e, kernels, stored, keys):
     response = layer.forward(noise, kernels[name], 0.0)
     ones = layer.weights(np.ones_like(noise), np.ones_like(response))[0]
     seen = layer.weights(noise, response)[0] / ones
-    grads[name] = (kernel, bias, 0.7 * (stored[name]['feedback_kernel'] - seen))
+    grads[name] = (kernel, bias, {
+        'feedback_kernel': 0.7 * (stored[name]['feedback_kernel'] - seen)})
   return grads, of_x
 
 
@@ -97,6 +129,8 @@ ROWS = {
     'frsf': Row({'scale': SCALE}, chain(
         lambda w, stored, key: np.sign(w) * np.abs(stored['kernel']))),
     'kp': Row({'scale': SCALE}, kolen_pollack),
+    'dkp': Row({'scale': SCALE, 'rate': 0.7}, direct_kolen_pollack),
+    'pfa': Row({'scale': SCALE, 'expansion': 2.0}, product),
     'mirror': Row({'scale': SCALE, 'rate': 0.7}, mirrored),
     'hebb': Row({'scale': SCALE}, lambda net, e, kernels, stored, keys: net.hebb(
         e, len(e), SCALE)),
@@ -108,6 +142,10 @@ ROWS = {
     'align_ada': Row({}, lambda net, e, kernels, stored, keys: frozen(net, e, stored, 'now')),
     'align_zero': Row({}, lambda net, e, kernels, stored, keys: frozen(net, e, stored, 'twin')),
     'gln': Row({}, chain(lambda w, stored, key: w), gated, ('relu',)),
+}
+OPTIONS = {
+    'fa normalised': Row({'rho': 0.5, 'scale': SCALE, 'normalise': 'weights'}, normalised),
+    'dfa normalised': Row({'scale': SCALE, 'normalise': 'weights'}, normalised_direct),
 }
 
 
@@ -136,10 +174,11 @@ def test_every_rule_has_a_row():
 
 
 @pytest.mark.parametrize('loss', LOSSES)
-@pytest.mark.parametrize('name', ROWS)
+@pytest.mark.parametrize('name', [*ROWS, *OPTIONS])
 def test_gradients_match_numpy(net, name, loss):
   """All parameters' pseudogradients, the input's, and the output; or that the rule refuses."""
-  row, (loss_of, predict) = ROWS[name], LOSSES[loss]
+  row, (loss_of, predict) = (ROWS | OPTIONS)[name], LOSSES[loss]
+  name = name.partition(' ')[0]
   if net.nonlinearity not in row.nonlinearities:
     with pytest.raises(errors.NothingMatchedError, match='looked for jax.nn.relu'):
       net.plug(bioprop.make(name, **row.options))
@@ -152,15 +191,16 @@ def test_gradients_match_numpy(net, name, loss):
   f = row.forward(net.twin, {n: (p['kernel'], p['bias']) for n, p in arrays.items()}, x, stored)
   e = (predict(f) - net.targets) / len(f)
   want, want_x = row.backward(net.twin, e, {n: p['kernel'] for n, p in arrays.items()},
-                              arrays if bioprop.RULES[name].learns else stored, side.keys)
+                              {n: {**arrays[n], **stored.get(n, {})} for n in arrays}
+                              if bioprop.RULES[name].learns else stored, side.keys)
   close = dict(rtol=1e-12, atol=1e-12)
   np.testing.assert_allclose(out, f, **close)
   np.testing.assert_allclose(got_x, np.broadcast_to(want_x, x.shape), **close)
   for layer, (kernel, bias, *learned) in want.items():
     np.testing.assert_allclose(got[layer]['kernel'], kernel, **close)
     np.testing.assert_allclose(got[layer]['bias'], bias, **close)
-    for feedback in learned:
-      np.testing.assert_allclose(got[layer]['feedback_kernel'], feedback, **close)
+    for leaf, feedback in (learned[0] if learned else {}).items():
+      np.testing.assert_allclose(got[layer][leaf].ravel(), feedback.ravel(), **close)
 
 
 def test_the_rules_differ(net):

@@ -25,7 +25,7 @@ class Attender(nn.Module):
 def setting(x64):
   """Plugged model, variables, x, an error; biases that are not zero."""
   random = np.random.RandomState(0)
-  plugged = bioprop.wrap(Attender(), bioprop.make('dfa', scale=1.0))
+  plugged = bioprop.plug(Attender(), bioprop.make('dfa', scale=1.0))
   x = jnp.asarray(random.randn(SAMPLES, LENGTH, WIDTH))
   variables = plugged.init(jax.random.key(0), x)
   params = jax.tree.map(lambda w: w + 0.1 * random.randn(*w.shape), variables['params'])

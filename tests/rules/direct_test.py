@@ -23,7 +23,7 @@ class Sequence(nn.Module):
 
 def setting(model, shape):
   """Plugged model, variables, x."""
-  plugged = bioprop.wrap(model, 'dfa')
+  plugged = bioprop.plug(model, 'dfa')
   x = jnp.asarray(np.random.RandomState(0).randn(*shape))
   return plugged, plugged.init(jax.random.key(0), x), x
 
@@ -83,7 +83,7 @@ def test_shared_over_locations(x64):
       return nn.Dense(3, param_dtype=F, name='readout')(
           nn.Conv(4, (1, 1), param_dtype=F, name='middle')(h).mean((1, 2)))
 
-  plugged = bioprop.wrap(Image(), bioprop.make('dfa', spatial='shared'))
+  plugged = bioprop.plug(Image(), bioprop.make('dfa', spatial='shared'))
   x = jnp.asarray(np.random.RandomState(0).randn(2, 3, 4, 6))
   variables = plugged.init(jax.random.key(0), x)
   e = np.random.RandomState(1).randn(2, 3)
@@ -110,7 +110,7 @@ def test_layers_without_a_batch_are_refused(samples):
   """An input [3, 6] and an error [n, 2]: which sample is which? One sample would fit anything."""
   with pytest.raises(errors.ErrorShapeError,
                      match=rf"'Dense_1/kernel'.*\(3, 6\).*\({samples}, 2\)"):
-    bioprop.wrap(NoBatch(), 'dfa').init(jax.random.key(0), jnp.ones((samples, 6)))
+    bioprop.plug(NoBatch(), 'dfa').init(jax.random.key(0), jnp.ones((samples, 6)))
 
 
 def test_other_sequence_lengths_are_refused(x64):
@@ -151,7 +151,7 @@ def described(rule):
 
 def initialised(rule):
   """Abstractly, as one plans a run."""
-  return jax.eval_shape(bioprop.wrap(Image(), rule).init, jax.random.key(0), IMAGES)
+  return jax.eval_shape(bioprop.plug(Image(), rule).init, jax.random.key(0), IMAGES)
 
 
 @pytest.mark.parametrize('what', [described, initialised])
@@ -188,11 +188,11 @@ def test_nothing_is_drawn_before_it_is_refused(monkeypatch):
   monkeypatch.setattr(jax.random, 'normal', lambda key, shape=(), dtype=float: (
       drawn.append(shape), normal(key, shape, dtype))[1])
   x = jnp.ones((2, 40, 40, 8))
-  model = bioprop.wrap(Image(), bioprop.make('dfa', max_gib=EACH_GIB * 0.99))
+  model = bioprop.plug(Image(), bioprop.make('dfa', max_gib=EACH_GIB * 0.99))
   with pytest.raises(errors.FeedbackMemoryError):
     model.init(jax.random.key(0), x)
   assert (10, 12800) not in drawn
-  bioprop.wrap(Image(), bioprop.make('dfa')).init(jax.random.key(0), x)
+  bioprop.plug(Image(), bioprop.make('dfa')).init(jax.random.key(0), x)
   assert (10, 12800) in drawn
 
 

@@ -53,13 +53,14 @@ def close(got, want, rtol=1e-12):
 def test_parameters_and_outputs_are_the_plain_models(mlp, name):
   """Same paths and values; only feedback that learns adds leaves, and gln another forward pass."""
   plain = mlp.model.init(mlp.key, mlp.x)
-  model = bioprop.wrap(mlp.model, name)
+  model = bioprop.plug(mlp.model, name)
   variables = model.init(mlp.key, mlp.x)
   own = {layer: {k: v for k, v in leaves.items() if k in ('kernel', 'bias')}
          for layer, leaves in variables['params'].items()}
   jax.tree.map(np.testing.assert_array_equal, own, plain['params'])
   extra = {k for leaves in variables['params'].values() for k in leaves} - {'kernel', 'bias'}
-  assert extra == ({'feedback_kernel'} if bioprop.RULES[name].learns else set())
+  beside = 'feedback_error' if name == 'dkp' else 'feedback_kernel'
+  assert extra == ({beside} if bioprop.RULES[name].learns else set())
   same = np.array_equal(model.apply(variables, mlp.x, rngs=RNGS), mlp.model.apply(plain, mlp.x))
   assert same == (name != 'gln')
 
@@ -67,7 +68,7 @@ def test_parameters_and_outputs_are_the_plain_models(mlp, name):
 @pytest.mark.parametrize('name', bioprop.RULES)
 def test_recurrent_networks(name):
   """Each parameter learns, or is one that the rule leaves alone; gln refuses ReLUs in loops."""
-  model, x = bioprop.wrap(RNN(classes=2, width=4), name), jnp.ones((3, 5))
+  model, x = bioprop.plug(RNN(classes=2, width=4), name), jnp.ones((3, 5))
   if name == 'gln':
     with pytest.raises(errors.UnsupportedLayerError, match='scan'):
       model.init(jax.random.key(0), x)
@@ -88,9 +89,9 @@ def test_second_step_does_not_retrace(mlp, name):
   @jax.jit
   def step(variables, x):
     traces.append(1)
-    return gradient(bioprop.wrap(mlp.model, name), variables, x)
+    return gradient(bioprop.plug(mlp.model, name), variables, x)
 
-  variables = bioprop.wrap(mlp.model, name).init(mlp.key, mlp.x)
+  variables = bioprop.plug(mlp.model, name).init(mlp.key, mlp.x)
   first = step(variables, mlp.x)
   step({**variables, 'params': jax.tree.map(jnp.add, variables['params'], first)}, mlp.x + 1)
   assert len(traces) == 1
@@ -99,7 +100,7 @@ def test_second_step_does_not_retrace(mlp, name):
 @every_rule
 def test_jit_is_eager(mlp, name):
   """The same numbers with and without jit."""
-  model = bioprop.wrap(mlp.model, name)
+  model = bioprop.plug(mlp.model, name)
   variables = model.init(mlp.key, mlp.x)
   close(jax.jit(lambda v: gradient(model, v, mlp.x))(variables), gradient(model, variables, mlp.x))
 
@@ -107,7 +108,7 @@ def test_jit_is_eager(mlp, name):
 @every_rule
 def test_order_of_the_batch_does_not_matter(mlp, name):
   """No rule mixes up samples."""
-  model = bioprop.wrap(mlp.model, name)
+  model = bioprop.plug(mlp.model, name)
   variables = model.init(mlp.key, mlp.x)
   order = np.random.RandomState(0).permutation(len(mlp.x))
   close(gradient(model, variables, mlp.x[order]), gradient(model, variables, mlp.x), rtol=1e-10)
@@ -119,7 +120,7 @@ def test_order_of_the_batch_does_not_matter(mlp, name):
     (jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float32), (jnp.bfloat16, jnp.bfloat16)])
 def test_gradients_have_the_parameters_types(name, dtype, param_dtype):
   """Narrow compute, and gradients that an optimiser can take."""
-  model = bioprop.wrap(Halves(dtype, param_dtype), name)
+  model = bioprop.plug(Halves(dtype, param_dtype), name)
   x = jax.random.normal(jax.random.key(1), (4, 6), dtype)
   variables = model.init(jax.random.key(0), x)
   grads = gradient(model, variables, x)
@@ -145,7 +146,7 @@ def test_is_a_frozen_value(name):
 @every_rule
 def test_runs_on_integers(name):
   """Pixels of uint8 into a layer: they take no cotangent, and need no feedback."""
-  model = bioprop.wrap(Halves(jnp.float32, jnp.float32), name)
+  model = bioprop.plug(Halves(jnp.float32, jnp.float32), name)
   x = jnp.arange(24, dtype=jnp.uint8).reshape(4, 6)
   if name == 'gln':  # Its gates are made of the input.
     with pytest.raises(errors.UnsupportedLayerError, match='uint8 .4, 6..*astype'):
@@ -160,7 +161,7 @@ def test_runs_on_integers(name):
 @every_rule
 def test_other_batch_sizes(mlp, name):
   """Feedback made on a batch of 7 serves one of 2; the mean over two halves is the whole."""
-  model = bioprop.wrap(mlp.model, name)
+  model = bioprop.plug(mlp.model, name)
   variables = model.init(mlp.key, mlp.x[:1])
   parts = [gradient(model, variables, mlp.x[i:i + 2]) for i in (0, 2)]
   mean = jax.tree.map(lambda a, b: (a + b) / 2, *parts)

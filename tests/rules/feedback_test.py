@@ -23,7 +23,7 @@ class Wide(nn.Module):
 def feedback_and_weights(rule, model=None, key=None, layer='readout', width=64):
   """Flat feedback and kernel of a layer at initialisation."""
   key = jax.random.key(0) if key is None else key
-  variables = bioprop.wrap(model or Wide(), rule).init(key, jnp.ones((1, width)))
+  variables = bioprop.plug(model or Wide(), rule).init(key, jnp.ones((1, width)))
   stored = variables['feedback'][layer]
   return (np.asarray(next(iter(stored.values())), np.float64).ravel(),
           np.asarray(variables['params'][layer]['kernel'], np.float64).ravel())
@@ -51,7 +51,7 @@ def test_rho_mixes_the_same_draw():
 def test_zero_kernels_get_feedback(name):
   """A readout that starts at zero still sends errors down; LeCun's variance takes its place."""
   model = Wide(kernel_init=nn.initializers.zeros)
-  variables = bioprop.wrap(model, bioprop.make(name, scale=1.0)).init(
+  variables = bioprop.plug(model, bioprop.make(name, scale=1.0)).init(
       jax.random.key(0), jnp.ones((1, 64)))
   stored = variables['params' if name == 'kp' else 'feedback']['readout']
   b = np.asarray(stored[{'kp': 'feedback_kernel', 'dfa': 'error'}.get(name, 'kernel')])
@@ -62,7 +62,7 @@ def test_zero_kernels_get_feedback(name):
 @pytest.mark.parametrize('name', ['fa', 'frsf', 'dfa'])
 def test_layers_and_keys_have_feedback_of_their_own(name):
   """Two equal layers differ, two keys differ, one key repeats."""
-  draw = lambda seed, layer: bioprop.wrap(
+  draw = lambda seed, layer: bioprop.plug(
       nn.Sequential([nn.Dense(32), nn.tanh, nn.Dense(32), nn.tanh, nn.Dense(32)]), name).init(
           jax.random.key(seed), jnp.ones((1, 32)))['feedback'][layer]
   flat = lambda seed, layer: np.asarray(next(iter(draw(seed, layer).values()))).ravel()
@@ -76,13 +76,14 @@ def test_layers_and_keys_have_feedback_of_their_own(name):
 def test_independent_of_the_weights_even_under_one_key(name):
   """rngs={'params': key, 'feedback': key} is a common habit, and no reason to correlate."""
   key = jax.random.key(0)
-  variables = bioprop.wrap(nn.Dense(64), name).init(
+  variables = bioprop.plug(nn.Dense(64), name).init(
       {'params': key, 'feedback': key}, jnp.ones((2, 64)))
   b = np.asarray(next(iter(variables['feedback'].values()))).ravel()
   w = np.asarray(variables['params']['kernel']).ravel()
   assert abs(np.corrcoef(b, w)[0, 1]) < 5 / 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape, features', [((8, 64), 64), ((8, 4, 4, 16), 256)])
 def test_direct_feedback_keeps_the_errors_norm(shape, features):
   """Entries of variance 1 / d: |B e| is |e| in expectation."""
@@ -93,7 +94,7 @@ def test_direct_feedback_keeps_the_errors_norm(shape, features):
     def __call__(self, x):
       return nn.Dense(10)(nn.Dense(6)(x).reshape((x.shape[0], -1)))
 
-  stored = bioprop.wrap(Model(), bioprop.make('dfa', scale=1.0)).init(
+  stored = bioprop.plug(Model(), bioprop.make('dfa', scale=1.0)).init(
       jax.random.key(0), jnp.ones(shape))['feedback']
   b = np.asarray(stored['Dense_1']['error'])  # The inner one is made first, the outer first named.
   b = b if b.shape == (10, features) else np.asarray(stored['Dense_0']['error'])
@@ -104,7 +105,7 @@ def test_direct_feedback_keeps_the_errors_norm(shape, features):
 @pytest.mark.parametrize('rho, size', [(0.0, 0.3), (0.5, 0.65), (1.0, 1.0)])
 def test_default_size_of_feedback_rises_with_what_it_knows(rho, size):
   """0.3 + 0.7 rho of the size of the initial weights, LeCun's 1 / 256 per entry."""
-  variables = bioprop.wrap(nn.Dense(256), bioprop.make('fa', rho=rho)).init(
+  variables = bioprop.plug(nn.Dense(256), bioprop.make('fa', rho=rho)).init(
       jax.random.key(0), jnp.ones((2, 256)))
   b = np.asarray(variables['feedback']['kernel'])
   assert abs((b**2).mean() * 256 / size**2 - 1) < 5 * math.sqrt(2 / b.size)
@@ -116,6 +117,6 @@ def test_default_size_of_feedback_rises_with_what_it_knows(rho, size):
 def test_default_size_of_direct_feedback(shape, size):
   """0.1 of the error's norm, and 0.05 where the input has spatial axes."""
   layer = nn.Dense(32) if len(shape) == 2 else nn.Conv(32, (8, 8), padding='VALID')
-  stored = bioprop.wrap(layer, 'dfa').init(jax.random.key(0), jnp.ones(shape))['feedback']
+  stored = bioprop.plug(layer, 'dfa').init(jax.random.key(0), jnp.ones(shape))['feedback']
   b = np.asarray(stored['error'])
   assert abs((b**2).mean() * math.prod(shape[1:]) / size**2 - 1) < 5 * math.sqrt(2 / b.size)

@@ -35,7 +35,7 @@ def draw(*shape):
 
 def plug(model, x, rule='gln', **kwargs):
   """The plugged model and its variables."""
-  model = bioprop.wrap(model, rule)
+  model = bioprop.plug(model, rule)
   return model, model.init(jax.random.key(0), x, **kwargs)
 
 
@@ -194,7 +194,7 @@ def test_feedback_of_something_else():
   with pytest.raises(errors.FeedbackMemoryError, match=r'\(5, 6\).*max_gib=1'):
     plug(After(relu), x, bioprop.make('gln', max_gib=1e-8))
   with pytest.raises(errors.FeedbackMissingError, match='no sample'):
-    bioprop.install(nnx.Sequential(nnx.Linear(5, 6, rngs=nnx.Rngs(0)), nnx.relu), 'gln',
+    bioprop.plug(nnx.Sequential(nnx.Linear(5, 6, rngs=nnx.Rngs(0)), nnx.relu), 'gln',
                     nnx.Rngs(1))
   for bad in (-1, 1.0, True, 'x'):
     with pytest.raises(errors.RuleOptionError, match='input='):

@@ -71,7 +71,7 @@ def draw(*shape):
 
 def plug(model, x, rule='gln', **kwargs):
   """The plugged model and its variables."""
-  model = bioprop.wrap(model, rule)
+  model = bioprop.plug(model, rule)
   return model, model.init(jax.random.key(0), x, **kwargs)
 
 
@@ -160,7 +160,7 @@ def test_lazy_kernel():
   """(L + 1) (1 - t / pi)^L cos(t), L = 3 (arXiv 2210.02157, table 2, with L + 1 for its L)."""
   x = on_the_sphere(0, np.pi / 4, np.pi / 2, np.pi)
   width, networks = 4096, 4
-  model = bioprop.wrap(Ntk(width, 3), 'gln')
+  model = bioprop.plug(Ntk(width, 3), 'gln')
 
   @jax.jit
   def kernel(key):
@@ -179,7 +179,7 @@ def test_linen_is_nnx(x64):
   """Same weights and projections: same output and gradients; one trace for two steps."""
   x, traces = draw(7, 4), []
   linen, variables = plug(Mlp(), x)
-  model = bioprop.install(NnxMlp(nnx.Rngs(0)), 'gln', nnx.Rngs(1), x)
+  model = bioprop.plug(NnxMlp(nnx.Rngs(0)), 'gln', nnx.Rngs(1), x)
   for i, layer in enumerate(model.layers):
     for name, value in variables['params'][f'Dense_{i}'].items():
       getattr(layer, name)[...] = value
@@ -205,8 +205,8 @@ def test_remat_stays(x64):
   """The same numbers, and jax.checkpoint is still there."""
   x = draw(7, 4)
   plain, variables = plug(Mlp(), x)
-  model = bioprop.wrap(Mlp(jax.checkpoint(lambda h: nn.relu(jnp.sin(h)))), 'gln')
-  want = gradient(bioprop.wrap(Mlp(lambda h: nn.relu(jnp.sin(h))), 'gln'), variables, x)
+  model = bioprop.plug(Mlp(jax.checkpoint(lambda h: nn.relu(jnp.sin(h)))), 'gln')
+  want = gradient(bioprop.plug(Mlp(lambda h: nn.relu(jnp.sin(h))), 'gln'), variables, x)
   got = gradient(model, variables, x)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15), got, want)
   text = lambda model: str(jax.make_jaxpr(lambda v: model.apply(v, x))(variables))

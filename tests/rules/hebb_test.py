@@ -32,7 +32,7 @@ def draw(*shape):
 
 def hidden(model, x, rule='hebb', reduce=jnp.mean, params=None):
   """(pseudogradients of the hidden layer, its parameters) under the loss of half squares."""
-  plugged = bioprop.wrap(model, rule)
+  plugged = bioprop.plug(model, rule)
   params = params or plugged.init(jax.random.key(0), x)['params']
   loss = lambda p: reduce(0.5 * jnp.sum(plugged.apply({'params': p}, x)**2, -1)
                           if not getattr(model, 'squeeze', False)

@@ -62,7 +62,7 @@ def pairs(params):
 def test_weights_and_feedback_converge_at_the_decays_rate(x64, case, decay):
   """The norm of W - B, step by step."""
   cls, draw = CASES[case]
-  model, x = bioprop.wrap(cls(), 'kp'), draw(jax.random.key(1))
+  model, x = bioprop.plug(cls(), 'kp'), draw(jax.random.key(1))
   params = model.init(jax.random.key(0), x)['params']
   tx = optax.chain(optax.add_decayed_weights(decay), optax.sgd(RATE))
   state = tx.init(params)

@@ -50,7 +50,7 @@ def settle(gradient, params, rate=0.05, steps=4000):
 def test_it_becomes_the_weight(case):
   """Without any error at the output, the weights stay and the feedback finds them."""
   cls, x = CASES[case]
-  model = bioprop.wrap(cls(), 'mirror')
+  model = bioprop.plug(cls(), 'mirror')
   params = model.init(jax.random.key(0), x)['params']
   gradient = lambda p, key: jax.grad(
       lambda p: 0.0 * model.apply({'params': p}, x, rngs={'feedback': key}).sum())(p)
@@ -68,7 +68,7 @@ def test_it_becomes_the_weight(case):
 def test_in_nnx():
   """Its stream gives new noise at every call."""
   x = jnp.ones((8, 4), jnp.float32)
-  model = bioprop.install(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), 'mirror', nnx.Rngs(1))
+  model = bioprop.plug(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), 'mirror', nnx.Rngs(1))
   gradient = nnx.jit(nnx.grad(lambda m: 0.0 * m(x).sum()))
   one, other = (gradient(model)['feedback_kernel'][...] for _ in range(2))
   assert np.abs(one - other).max() > 1e-3
@@ -79,7 +79,7 @@ def test_in_nnx():
 
 def test_noise_needs_a_stream():
   """As the error says."""
-  model, x = bioprop.wrap(nn.Dense(3), 'mirror'), jnp.ones((2, 4))
+  model, x = bioprop.plug(nn.Dense(3), 'mirror'), jnp.ones((2, 4))
   variables = model.init(jax.random.key(0), x)
   with pytest.raises(errors.FeedbackMissingError, match="rngs={'feedback': jax.random.fold_in"):
     model.apply(variables, x)

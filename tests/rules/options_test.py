@@ -17,6 +17,16 @@ def test_unknown_rule_suggests_one():
     bioprop.make('hebbb')
 
 
+@pytest.mark.parametrize('name, short', [
+    ('backprop', 'bp'), ('feedback_alignment', 'fa'), ('FeedbackAlignment', 'fa'), ('DFA', 'dfa'),
+    ('direct_feedback_alignment', 'dfa'), ('kolen_pollack', 'kp'), ('weight_mirror', 'mirror'),
+    ('lastlayer', 'last_layer'), ('uniform_sign', 'usf'), ('align_adaa', 'align_ada')])
+def test_names_of_papers_suggest_the_short_one(name, short):
+  """Whoever knows a rule by its long name is told the one to type."""
+  with pytest.raises(errors.UnknownRuleError, match=f"{name!r}. Did you mean {short!r}"):
+    bioprop.make(name)
+
+
 @pytest.mark.parametrize('name, options, words', [
     ('fa', {'rho': 1.5}, r'rho=1\.5.*\[0, 1\]'),
     ('fa', {'rho': -0.1}, r'rho=-0\.1'),

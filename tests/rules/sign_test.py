@@ -28,7 +28,7 @@ def dense(x64):
 def test_uniform_has_the_norm_and_the_signs_of_w(dense, scale):
   """||B||_F = scale ||W||_F, one magnitude."""
   model, variables = dense
-  b = sent(bioprop.wrap(model, bioprop.make('usf', scale=scale)), variables)
+  b = sent(bioprop.plug(model, bioprop.make('usf', scale=scale)), variables)
   w = np.asarray(variables['params']['kernel'])
   np.testing.assert_allclose(np.linalg.norm(b), scale * np.linalg.norm(w), rtol=1e-12)
   np.testing.assert_array_equal(np.sign(b), np.sign(w))
@@ -38,7 +38,7 @@ def test_uniform_has_the_norm_and_the_signs_of_w(dense, scale):
 def test_batchwise_follows_the_key(dense):
   """Equal for the same key, different for another, always the signs of W."""
   model, variables = dense
-  plugged = bioprop.wrap(model, 'brsf')
+  plugged = bioprop.plug(model, 'brsf')
   one, again, two = (sent(plugged, variables, jax.random.key(i)) for i in (0, 0, 1))
   np.testing.assert_array_equal(one, again)
   assert np.abs(one - two).min() > 1e-6
@@ -49,7 +49,7 @@ def test_batchwise_follows_the_key(dense):
 def test_batchwise_has_the_norm_of_w_in_expectation(dense):
   """Mean of ||B||^2 over 400 keys; its standard error is ||W||^2 sqrt(2 / 12 / 400)."""
   model, variables = dense
-  plugged = bioprop.wrap(model, 'brsf')
+  plugged = bioprop.plug(model, 'brsf')
   x = jnp.zeros((3, 4))
   one = lambda key: jnp.sum(jax.vjp(
       lambda x: plugged.apply(variables, x, rngs={'feedback': key}), x)[1](jnp.eye(3))[0]**2)
@@ -62,13 +62,13 @@ def test_batchwise_without_a_stream(dense):
   """The message names what to type."""
   model, variables = dense
   with pytest.raises(errors.FeedbackMissingError, match=r"rngs=\{'feedback': jax\.random\.fold_in"):
-    bioprop.wrap(model, 'brsf').apply(variables, jnp.zeros((2, 4)))
+    bioprop.plug(model, 'brsf').apply(variables, jnp.zeros((2, 4)))
 
 
 def test_fixed_keeps_its_magnitudes_and_follows_the_signs(dense):
   """W changes sign: so does B, with the same magnitudes."""
   model, variables = dense
-  plugged = bioprop.wrap(model, 'frsf')
+  plugged = bioprop.plug(model, 'frsf')
   feedback = plugged.init(jax.random.key(0), jnp.zeros((2, 4)))['feedback']
   b = sent(plugged, {**variables, 'feedback': feedback})
   flipped = {'params': jax.tree.map(jnp.negative, variables['params']), 'feedback': feedback}

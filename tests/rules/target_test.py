@@ -23,7 +23,7 @@ class Net(nn.Module):
 def hidden_bias(loss, **options):
   """The pseudogradient of the hidden bias, and the readout's feedback [4, 5]."""
   x = jnp.asarray(RNG.randn(2, 3, 6), jnp.float32)
-  model = bioprop.wrap(Net(), bioprop.make('drtp', **options))
+  model = bioprop.plug(Net(), bioprop.make('drtp', **options))
   variables = model.init(jax.random.key(0), x)
   grads = jax.grad(lambda p: loss(model.apply({**variables, 'params': p}, x)))(variables['params'])
   return grads['hidden']['bias'], np.asarray(variables['feedback']['readout']['error'])

@@ -143,7 +143,7 @@ def loss(y):
 
 def linen(cell, rule):
   """Parameters, gradients and feedback of the cell and of the readout."""
-  model = bioprop.wrap(Linen(cell), rule)
+  model = bioprop.plug(Linen(cell), rule)
   variables = model.init(jax.random.key(0), jnp.asarray(X))
   grads = jax.jit(jax.grad(lambda p: loss(model.apply({**variables, 'params': p}, X))))(
       variables['params'])
@@ -153,10 +153,10 @@ def linen(cell, rule):
 
 def modern(cell, rule):
   """As `linen`, of an NNX model."""
-  model = bioprop.install(Nnx(cell), rule, nnx.Rngs(2), jnp.asarray(X))
+  model = bioprop.plug(Nnx(cell), rule, nnx.Rngs(2), jnp.asarray(X))
   grads = nnx.to_pure_dict(nnx.jit(nnx.grad(lambda model: loss(model(jnp.asarray(X)))))(model))
   params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-  frozen = nnx.to_pure_dict(nnx.state(model, bioprop.plug.nnx.Feedback))
+  frozen = nnx.to_pure_dict(nnx.state(model, bioprop.fronts.nnx.Feedback))
   inner = lambda tree: (tree['rnn']['cell'], tree['readout'])
   stored = frozen.get('bioprop_feedback', {}).get('readout')
   return *inner(params), *inner(grads), stored
@@ -285,7 +285,7 @@ def test_linear_networks_without_a_leak():
 @pytest.mark.usefixtures('x64')
 def test_plain_functions():
   """The same rule of a network that is no module: equal to the module's."""
-  module = bioprop.wrap(Linen(Leaky()), 'eprop')
+  module = bioprop.plug(Linen(Leaky()), 'eprop')
   variables = module.init(jax.random.key(0), jnp.asarray(X))
 
   def network(params, x):
@@ -299,7 +299,7 @@ def test_plain_functions():
     _, states = jax.lax.scan(step, jnp.zeros((BATCH, WIDTH)), jnp.swapaxes(x, 0, 1))
     return jnp.swapaxes(states, 0, 1) @ readout['kernel'] + readout['bias'][None, None]
 
-  plugged = bioprop.transform(network, 'eprop')
+  plugged = bioprop.plug(network, 'eprop')
   shapes = jax.tree.map(jnp.shape, plugged.init_feedback(
       jax.random.key(0), variables['params'], jnp.asarray(X)))
   assert shapes == jax.tree.map(jnp.shape, variables['feedback'])

@@ -78,7 +78,7 @@ class InOneLoop(nn.Module):
 @pytest.mark.parametrize('model', [Stacked, Bidirectional, InOneLoop])
 def test_linen(model):
   """Errors stay at their time in recurrent matrices, and pass all others and the leak."""
-  plugged, stopped = bioprop.wrap(model(), RFLO), model(stop)
+  plugged, stopped = bioprop.plug(model(), RFLO), model(stop)
   variables = plugged.init(jax.random.key(1), X)
   objective = lambda own: lambda p: jnp.sum(jnp.sin(own.apply({'params': p}, X)))
   got, want = (jax.jit(jax.grad(objective(own)))(variables['params'])
@@ -106,7 +106,7 @@ class Scanned(nnx.Module):
 
 def test_nnx():
   """The same of nnx.scan."""
-  plugged, stopped = bioprop.install(Scanned(as_it_is), RFLO, None, X), Scanned(stop)
+  plugged, stopped = bioprop.plug(Scanned(as_it_is), RFLO, None, X), Scanned(stop)
   gradient = nnx.jit(nnx.grad(lambda model: jnp.sum(jnp.sin(model(X)))))
   got, want = (nnx.to_pure_dict(gradient(model)) for model in (plugged, stopped))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)

@@ -161,13 +161,14 @@ class Nnx(nnx.Module):
     return self.readout(self.rnn(x))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('cell, rule', [
-    pytest.param(nnx.GRUCell, 'eprop', marks=pytest.mark.slow),
-    (nnx.LSTMCell, bioprop.make('rflo', feedback='learned'))], ids=['gru', 'lstm'])
+    (nnx.GRUCell, 'eprop'), (nnx.LSTMCell, bioprop.make('rflo', feedback='learned'))],
+    ids=['gru', 'lstm'])
 def test_nnx_models(cell, rule):
   """Gradients as nnx.grad gives them, for an optimiser of NNX."""
-  model = bioprop.install(Nnx(cell), rule, nnx.Rngs(2), jnp.asarray(X))
+  model = bioprop.plug(Nnx(cell), rule, nnx.Rngs(2), jnp.asarray(X))
   _, got = streamed(bioprop.online(model), model, nnx.jit)
   want = nnx.jit(nnx.grad(lambda model: halves(model(jnp.asarray(X)), Y)))(model)
   same(nnx.to_pure_dict(got), nnx.to_pure_dict(want))
@@ -208,6 +209,7 @@ def test_the_state_does_not_grow():
   assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state) and len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('model, rule, words', [
     (Net((CELLS['simple'](), CELLS['simple']())), 'rflo', '2 loops over time'),
@@ -225,7 +227,7 @@ def test_the_state_does_not_grow():
 ])
 def test_what_cannot_be_told_forward(model, rule, words):
   """Refused by name, in one paragraph, before the first step."""
-  variables = bioprop.wrap(model, rule).init(jax.random.key(0), jnp.asarray(X))
+  variables = bioprop.plug(model, rule).init(jax.random.key(0), jnp.asarray(X))
   with pytest.raises(errors.RecurrenceError, match=words) as raised:
     bioprop.online(model, rule).init(variables, jnp.asarray(X[:, 0]))
   assert '\n' not in str(raised.value)
@@ -245,5 +247,5 @@ def test_convolutions_and_plain_nnx_models_are_refused():
   stream = bioprop.online(Images(), 'rflo')
   with pytest.raises(errors.RecurrenceError, match=r'arrays of shapes \(2, 4, 4, 2\)'):
     stream.init(stream.model.init(jax.random.key(0), images), images[:, 0])
-  with pytest.raises(TypeError, match='bioprop.install'):
+  with pytest.raises(TypeError, match='bioprop.plug'):
     bioprop.online(Nnx(nnx.GRUCell), 'rflo')

@@ -160,7 +160,7 @@ def test_is_the_plugged_network():
   """Step by step, with feedback of its own."""
   x, y, w2, rng = problem()
   w1, b, rate = rng.randn(INPUTS, HIDDEN), rng.randn(HIDDEN, 1), 0.02
-  model = bioprop.wrap(Linear(), 'fa')
+  model = bioprop.plug(Linear(), 'fa')
   variables = model.init(jax.random.key(0), x)
   rest = {'feedback': {**variables['feedback'], 'Dense_1': {'kernel': jnp.asarray(b)}}}
   params = {'Dense_0': {'kernel': jnp.asarray(w1)}, 'Dense_1': {'kernel': jnp.asarray(w2)}}

@@ -172,8 +172,8 @@ def measured(rule, options, depth, phi, biases, width):
   if rule == 'hebb':  # So that its pseudo-gradient is Delta phi(h), as the paper's.
     options = {**options, 'scale': options['scale'] / width}
   x, error = jnp.asarray(SAMPLES, jnp.float32), jnp.asarray([[1.0], [-2.0], [0.5], [1.5]])
-  plugged = bioprop.wrap(model, bioprop.make(rule, **options))
-  jacobians = bioprop.jacobians(plugged, x)
+  plugged = bioprop.plug(model, bioprop.make(rule, **options))
+  jacobians = bioprop.measure.jacobians(plugged, x)
   jacobians.true(plugged.init(jax.random.key(0), x))  # Checks numbers, which has to be outside jit.
 
   def kernels(key):

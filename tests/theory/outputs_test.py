@@ -19,7 +19,6 @@ CLASSES = np.eye(C, dtype=np.float32)[[0, 2, 1]]
 BATCHES = np.random.RandomState(1).randint(0, P, (T - 1, 2))
 WEIGHTS, BIASES = (1.5, 0.8, 1.2), (0.3, 0.2, 0.1)
 SETTING = dict(depth=2, learning_rate=0.15, steps=T)
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
 def apart(one, other):
@@ -46,8 +45,9 @@ def own_steps(kernel, y, rate, momentum, batches):
   return np.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule, rho', [
-    ('bp', 0.0), slow('fa', 0.0), slow('fa', 0.6), slow('dfa', 0.0), slow('gln', 0.0)])
+    ('bp', 0.0), ('fa', 0.0), ('fa', 0.6), ('dfa', 0.0), ('gln', 0.0)])
 def test_poor_networks_are_lazy(rule, rho):
   """Outputs do not know of each other, and each follows the lazy kernel under all options."""
   phi = theory.ReLU(scale=2**0.5) if rule == 'gln' else 'erf'
@@ -148,12 +148,14 @@ def test_a_summed_past_is_the_kept_one(rule, rho, gamma0, phi):
   assert apart(blind.between, kept.between) > 1.5 * apart(summed.between, kept.between)
 
 
+@pytest.mark.slow
 def test_too_few_copies_for_a_summed_past():
   """Directions that they have no room for are not left out silently."""
   with pytest.raises(ConvergenceError, match=r'too few directions of the past. Say samples=56'):
     theory.solve_dmft(X, Y, gamma0=2.0, samples=28, past='summed', strict=False, **SETTING)
 
 
+@pytest.mark.slow
 def test_one_output_of_an_axis_is_one_output():
   """[P, 1] is [P], but for the axis; and a file keeps it."""
   solve = functools.partial(theory.solve_dmft, X, gamma0=1.0, depth=1, samples=1000, steps=T,
@@ -190,6 +192,7 @@ def test_memory_of_one_layer_does_not_grow_with_time():
   assert (of(steps=200, depth=2, outputs=10) / of(steps=200, depth=2, outputs=1)) < 2
 
 
+@pytest.mark.slow
 def test_key_changes_nothing_but_noise():
   """Cross-entropy starts at the uniform distribution under every key."""
   for seed in range(2):

@@ -27,6 +27,15 @@ def test_kp_without_decay(config, tmp_path, told):
   assert not Trainer(config).advice
 
 
+@pytest.mark.parametrize('rule, fixed', [('kp', 'fa'), ('pfa', 'fa'), ('dkp', 'dfa')])
+def test_learned_feedback_without_decay(rule, fixed):
+  config = base()
+  (paragraph,) = advice.before(make(rule), config, quantities=False)
+  assert paragraph.startswith(f'{rule} runs without') and f'--config.rule={fixed} ' in paragraph
+  config.weight_decay = 1e-4
+  assert not advice.before(make(rule), config, quantities=False)
+
+
 def test_drtp_of_quantities():
   config = base()
   config.dataset = 'add'
@@ -36,7 +45,7 @@ def test_drtp_of_quantities():
 
 
 @pytest.mark.parametrize('rule', [
-    name for name in RULES if name not in ('kp', 'drtp', *OF_TIME)])
+    name for name in RULES if name not in ('kp', 'dkp', 'pfa', 'drtp', *OF_TIME)])
 def test_others_need_no_advice(rule):
   for quantities in (False, True):
     assert not advice.before(make(rule), base(), quantities)

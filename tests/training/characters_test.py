@@ -8,11 +8,10 @@ import pytest
 
 from bioprop import data as data_lib
 from bioprop.errors import ConfigError
+from bioprop.fronts.plug import plug
 from bioprop.models import MODELS
-from bioprop.plug.linen import wrap
 from bioprop.training import base, diagnose, loss, step
-from bioprop.training import config as config_lib
-from bioprop.training.state import make_state
+from bioprop.training.state import make_init, make_state
 from bioprop.training.trainer import Trainer
 
 WINDOWS, LENGTH, CLASSES, BATCH = 11, 6, 4, 3
@@ -41,12 +40,13 @@ def _windows(seed=0, windows=WINDOWS):
 
 
 def _task(rule='bp', tx=None):
-  return step.Task(wrap(Table(), rule), tx or optax.sgd(0.5), loss.make_loss('cross_entropy'),
+  return step.Task(plug(Table(), rule), tx or optax.sgd(0.5), loss.make_loss('cross_entropy'),
                    loss.make_decision(), None, None, None, 3, BATCH)
 
 
 def _start(task):
-  return make_state(task.model, task.tx, task.key('init'), jnp.zeros((1, LENGTH), jnp.int32))
+  return make_state(make_init(task.model), task.tx, task.key('init'),
+                    jnp.zeros((1, LENGTH), jnp.int32))
 
 
 def _softmax(table):
@@ -104,7 +104,6 @@ def test_the_first_layer_that_is_not_finite_is_found_in_text_too():
 def config(monkeypatch):
   """The table on windows drawn at random."""
   monkeypatch.setitem(MODELS, 'table', Table)
-  monkeypatch.setitem(config_lib.CHOICES, 'model', tuple(MODELS))
   config = base()
   config.dataset, config.model, config.rule = 'characters', 'table', 'bp'
   config.batch_size, config.eval_batch_size, config.epochs, config.validation = BATCH, 4, 1, 5

@@ -5,9 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from bioprop.plug.linen import wrap
+from bioprop.fronts.plug import plug
 from bioprop.training import diagnose, loss, step
-from bioprop.training.state import make_state
+from bioprop.training.state import make_init, make_state
 
 
 class Chain(nn.Module):
@@ -21,9 +21,9 @@ class Chain(nn.Module):
 
 def _examine(poison, rate=0.1, rule='bp', scale=1.):
   cross_entropy = lambda *args: scale * loss.make_loss('cross_entropy')(*args)
-  task = step.Task(wrap(Chain(), rule), optax.sgd(rate), cross_entropy, loss.make_decision(), None,
+  task = step.Task(plug(Chain(), rule), optax.sgd(rate), cross_entropy, loss.make_decision(), None,
                    np.zeros(1, np.float32), np.ones(1, np.float32), 0, 2)
-  state = make_state(task.model, task.tx, task.key('init'), jnp.zeros((1, 2, 2, 1)))
+  state = make_state(make_init(task.model), task.tx, task.key('init'), jnp.zeros((1, 2, 2, 1)))
   state = state.replace(params=poison(state.params))
   batch = step.Examples(jnp.ones((2, 2, 2, 1), jnp.uint8), jnp.array([0, 1]))
   return diagnose.examine(task, state, batch)[0]

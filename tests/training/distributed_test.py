@@ -118,7 +118,7 @@ def test_only_the_first_process_writes_and_reports(pair):
   assert 'digits' not in silence and 'step/s' not in other
   assert [path.name for path in run.parent.iterdir()] == ['digits_mlp-fa-seed0']
   assert sorted({path.name.split('.')[0] for path in run.iterdir()}) == [
-      '', 'checkpoints', 'config', 'curves', 'events', 'metrics']
+      '', 'checkpoints', 'config', 'curves', 'environment', 'events', 'metrics']
   assert len(list(run.glob('events*'))) == 1
 
 

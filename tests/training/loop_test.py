@@ -7,7 +7,6 @@ import pytest
 from bioprop import data
 from bioprop.errors import ConfigError, DataError, DivergedError, WorkdirError
 from bioprop.models import MODELS
-from bioprop.training import config as config_lib
 from bioprop.training import metrics, run, step
 from bioprop.training.trainer import Average, Trainer
 
@@ -33,7 +32,6 @@ def noisy(config, monkeypatch):
   config.model_options.hidden = None
   config.rule = 'brsf'  # Draws its feedback in every step.
   config.augment = 'shift_flip'
-  monkeypatch.setitem(config_lib.CHOICES, 'model', tuple(MODELS))
   return config
 
 
@@ -96,8 +94,8 @@ def test_the_numbers_logged_are_those_of_the_state(config, tmp_path):
   trainer = Trainer(config)
   logits = trainer.task.model.apply(
       {'params': results.state.params, **results.state.model_state},
-      trainer.task.normalise(jax.numpy.asarray(trainer._test.images)), train=False)
-  accuracy = np.mean(np.asarray(logits).argmax(-1) == trainer._test.labels)
+      trainer.task.normalise(jax.numpy.asarray(trainer.data.test.images)), train=False)
+  accuracy = np.mean(np.asarray(logits).argmax(-1) == trainer.data.test.labels)
   assert results.test_accuracy == pytest.approx(accuracy, abs=1e-12)
   *epochs, final = _records(tmp_path / 'run')
   assert [record['epoch'] for record in epochs] == [1, 2, 3]
@@ -185,8 +183,12 @@ def test_a_run_without_validation_examples(config, tmp_path):
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
   monkeypatch.setattr(Trainer, 'validate', lambda self, state: Average(float('inf'), 0.1))
+  plain, epochs = Trainer.epoch, []
+  monkeypatch.setattr(Trainer, 'epoch', lambda self, state, number, *rest: (
+      epochs.append(number) or plain(self, state, number, *rest)))
   with pytest.raises(DivergedError, match='validation loss is inf'):
     run(config, tmp_path / 'run', progress=False)
+  assert epochs == [1]
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 

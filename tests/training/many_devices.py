@@ -20,7 +20,6 @@ import numpy as np
 from bioprop.data import Dataset, Split
 from bioprop.models import MODELS
 from bioprop.training import base, run
-from bioprop.training import config as config_lib
 from bioprop.training.trainer import Trainer
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -129,5 +128,4 @@ def interrupted(directory):
 
 if __name__ == '__main__':
   MODELS['noisy'] = Noisy
-  config_lib.CHOICES['model'] = tuple(MODELS)
   main(pathlib.Path(sys.argv[1]))

@@ -19,7 +19,6 @@ from bioprop.errors import WorkdirError
 from bioprop.models import MLP, MODELS
 from bioprop.probes import TYPES
 from bioprop.training import base, metrics, probing, run
-from bioprop.training import config as config_lib
 from bioprop.training.checkpoint import Checkpoints
 from bioprop.training.trainer import Trainer
 
@@ -133,7 +132,7 @@ def test_what_is_measured_is_the_state_on_these_examples(whole):
     def one(x):
       outputs = lambda model, rest: lambda p: model.apply({'params': p, **rest}, x[None])[0]
       return [jax.jacrev(f)(state.params) for f in (
-          outputs(model, {}), outputs(bioprop.wrap(model, 'fa'), state.model_state))]
+          outputs(model, {}), outputs(bioprop.plug(model, 'fa'), state.model_state))]
 
     return jax.vmap(one)(x)
 
@@ -293,7 +292,6 @@ class Noisy(nn.Module):
 def test_models_with_other_state_and_rules_that_draw(monkeypatch):
   """In evaluation mode; what is drawn at each call is drawn for the probe. When they are due."""
   monkeypatch.setitem(MODELS, 'noisy', Noisy)
-  monkeypatch.setitem(config_lib.CHOICES, 'model', tuple(MODELS))
   alone = {**GOOD, 'type': 'alignment'}
   config = make_config({'a': alone, 'b': {**alone, 'every': 4}}, model='noisy', rule='brsf')
   config.model_options.hidden = None

@@ -10,7 +10,6 @@ from bioprop.errors import TheoryError
 from bioprop.models import MODELS
 from bioprop.models.mlp import MLP
 from bioprop.training import base, metrics, probing, run
-from bioprop.training import config as config_lib
 from bioprop.training.trainer import Trainer
 
 SIZE = 40
@@ -37,6 +36,7 @@ def whole(tmp_path_factory):
   return path, config, probing.read(path, 'own')
 
 
+@pytest.mark.slow
 def test_the_kernel_is_that_of_infinite(whole):
   """Of the run's own model, rule and normalised examples; at all steps."""
   _, config, found = whole
@@ -46,7 +46,7 @@ def test_the_kernel_is_that_of_infinite(whole):
   x = trainer.task.normalise(jnp.asarray(images[order]))
   model = MLP(classes=10, hidden=(512,), activation='relu', parametrization='ntk',
               use_bias=False)
-  want = bioprop.infinite(model, x, rule=bioprop.make('fa', rho=0.5, scale=1.0)).entk
+  want = bioprop.theory.infinite(model, x, rule=bioprop.make('fa', rho=0.5, scale=1.0)).entk
   assert [one['step'] for one in found] == [*range(13)]
   for one in found:
     np.testing.assert_array_equal(one['infinite_kernel'], want)
@@ -54,6 +54,7 @@ def test_the_kernel_is_that_of_infinite(whole):
   assert found[0]['distance'] < 0.2
 
 
+@pytest.mark.slow
 def test_losses_follow_the_prediction(whole):
   """Of cross-entropy under a cosine schedule, in NumPy from the kernel; the wide network too."""
   path, _, found = whole
@@ -127,7 +128,6 @@ class Largest(nn.Module):
 def test_no_limit_is_said_before_the_run(tmp_path, monkeypatch, model, words):
   """As it is trained, not as it is evaluated; with the probe's name, and no directory is made."""
   monkeypatch.setitem(MODELS, 'own', model)
-  monkeypatch.setitem(config_lib.CHOICES, 'model', tuple(MODELS))
   config = make_config(model='own', rule='bp')
   for options in (config.model_options, config.rule_options):
     options.update(dict.fromkeys(options, None))
@@ -136,6 +136,7 @@ def test_no_limit_is_said_before_the_run(tmp_path, monkeypatch, model, words):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_rules_without_a_limit_are_said_too():
   """By name."""
   config = make_config(rule='brsf')

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from bioprop import data
-from bioprop.bench import compare, plots, sweep
+from bioprop.bench import plots
+from bioprop.bench.report import runs, tables
+from bioprop.bench.sweep import plan, table
 from bioprop.errors import ConfigError, WorkdirError
 from bioprop.training import loss, probing, run, step
 from bioprop.training.average import Average, average, spread
@@ -58,6 +60,7 @@ def lines(path):
   return [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_configuration_trains(name):
   """One epoch of it, by a rule other than bp, at its own width."""
@@ -255,14 +258,14 @@ def test_runs_side_by_side(tmp_path, monkeypatch):
   config = load('flip_flop')
   config.epochs = 1
   results = run(config, tmp_path / 'targets', progress=False)
-  one = sweep.Run('flip', 'bp', tmp_path / 'targets', config)
-  assert f'{results.test_r2:.4g}' in sweep.table([one], 'test_r2')
-  assert f'{results.test_mse:.4g}' in sweep.table([one], 'test_mse')
+  one = plan.Run('flip', 'bp', tmp_path / 'targets', config)
+  assert f'{results.test_r2:.4g}' in table.table([one], 'test_r2')
+  assert f'{results.test_mse:.4g}' in table.table([one], 'test_mse')
   for metric in ('test_accuracy', 'test_error'):
     with pytest.raises(WorkdirError, match=f'has no {metric}.*numbers.*--metric=test_r2'):
-      sweep.table([one], metric)
-  head, row = compare.table([tmp_path / 'targets']).splitlines()
-  assert head.endswith('test r2') and row.split()[-2:] == ['-', f'{results.test_r2:.4f}']
+      table.table([one], metric)
+  head, row = tables.runs('', runs.find([tmp_path]).runs).rows
+  assert head[-1] == 'test r2' and row[-2:] == [tables.NOTHING, f'{results.test_r2:.4f}']
   figures = []
   monkeypatch.setattr(plots, 'save', lambda figure, path: figures.append(figure))
   plots.curves(tmp_path / 'targets', tmp_path / 'curves.png')

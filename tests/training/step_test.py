@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from bioprop.fronts.plug import plug
 from bioprop.models import MLP
-from bioprop.plug.linen import wrap
 from bioprop.training import loss, step
-from bioprop.training.state import make_state
+from bioprop.training.state import make_init, make_state
 
 EXAMPLES, BATCH = 23, 5
 
@@ -40,7 +40,7 @@ def _task(model, tx=None, **values):
 
 
 def _start(task):
-  return make_state(task.model, task.tx, task.key('init'), jnp.zeros((1, 3, 3, 2)))
+  return make_state(make_init(task.model), task.tx, task.key('init'), jnp.zeros((1, 3, 3, 2)))
 
 
 def _run(task, state, epoch, start=0, length=EXAMPLES // BATCH):
@@ -52,7 +52,7 @@ def _run(task, state, epoch, start=0, length=EXAMPLES // BATCH):
 @pytest.mark.slow
 def test_an_epoch_is_a_loop_of_numpy_steps():
   # One hidden layer, softmax cross-entropy, SGD with momentum: gradients written out in numpy.
-  task = _task(wrap(MLP(classes=4, hidden=(6,)), 'bp'), optax.sgd(0.1, 0.9))
+  task = _task(plug(MLP(classes=4, hidden=(6,)), 'bp'), optax.sgd(0.1, 0.9))
   state = _start(task)
   layers = ('Dense_0', 'Dense_1')
   w = [[np.asarray(state.params[name][leaf], np.float64) for leaf in ('kernel', 'bias')]
@@ -97,7 +97,7 @@ def test_each_epoch_sees_each_example_at_most_once_in_an_order_of_its_own():
 
 @pytest.mark.slow
 def test_an_epoch_in_parts_is_the_epoch_in_one():
-  task = _task(wrap(Noisy(), 'fa'))
+  task = _task(plug(Noisy(), 'fa'))
   whole, metrics, _ = _run(task, _start(task), 2)
   part, first, _ = _run(task, _start(task), 2, 0, 3)
   part, last, _ = _run(task, part, 2, 3, 1)
@@ -106,7 +106,7 @@ def test_an_epoch_in_parts_is_the_epoch_in_one():
 
 
 def test_randomness_belongs_to_the_step_and_not_to_what_ran_before():
-  task = _task(wrap(Noisy(), 'bp'), optax.sgd(0.))
+  task = _task(plug(Noisy(), 'bp'), optax.sgd(0.))
   images, _ = _data()
   state = _start(task)
   draw = lambda number: step.apply_train(
@@ -117,7 +117,7 @@ def test_randomness_belongs_to_the_step_and_not_to_what_ran_before():
 
 @pytest.mark.slow
 def test_statistics_move_and_frozen_feedback_does_not():
-  task = _task(wrap(Noisy(), 'fa'))
+  task = _task(plug(Noisy(), 'fa'))
   state = _start(task)
   after, _, _ = _run(task, state, 1)
   jax.tree.map(np.testing.assert_array_equal,
@@ -129,7 +129,7 @@ def test_statistics_move_and_frozen_feedback_does_not():
 
 @pytest.mark.parametrize('batch_size', [1, 5, 23, 100])
 def test_evaluation_counts_every_example_once(batch_size):
-  task = _task(wrap(Noisy(), 'bp'))
+  task = _task(plug(Noisy(), 'bp'))
   state = _start(task)
   images, labels = _data()
   metrics = step.evaluate(task, state, step.in_batches(images, labels, batch_size))

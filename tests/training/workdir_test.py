@@ -62,6 +62,16 @@ def test_a_reader_says_what_it_needs_of_a_configuration(config, tmp_path):
     workdir.config_of(tmp_path / 'run' / 'config.json', 'epochs')
 
 
+def test_the_directory_of_a_sweep_is_no_run_and_one_of_its_own_is_named(config, tmp_path):
+  for name in ('mnist/fa-seed0', 'mnist/bp-seed0'):
+    _enter(tmp_path / name, config)
+  for above in (tmp_path, tmp_path / 'mnist'):
+    with pytest.raises(WorkdirError, match=f'one of the 2 below it.* {tmp_path}/mnist/bp-seed0.$'):
+      workdir.config_of(above)
+  with pytest.raises(WorkdirError, match='Give the --workdir of bioprop train'):
+    workdir.config_of(tmp_path / 'nothing')
+
+
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'curves.png', '.lock', 'config.json.new'])
 def test_links_are_not_followed(config, tmp_path, name):
   run, other = tmp_path / 'run', tmp_path / 'thesis'
@@ -99,6 +109,19 @@ def test_a_kill_before_the_configuration_was_there_leaves_a_usable_directory(con
 
 def test_one_process_at_a_time(config, tmp_path):
   with workdir.opened(tmp_path / 'run', config), pytest.raises(WorkdirError, match='another'):
+    _enter(tmp_path / 'run', config)
+
+
+def test_what_cannot_be_locked_is_not_held(config, tmp_path):
+  """It is told why by who wants to enter, and is no traceback of who only asks."""
+  _enter(tmp_path / 'run', config)
+  assert not workdir.is_held(tmp_path / 'run') and not workdir.is_held(tmp_path / 'nothing')
+  with workdir.opened(tmp_path / 'run', config):
+    assert workdir.is_held(tmp_path / 'run')
+  (tmp_path / 'run' / '.lock').unlink()
+  (tmp_path / 'run' / '.lock').symlink_to(tmp_path / 'elsewhere')
+  assert not workdir.is_held(tmp_path / 'run')
+  with pytest.raises(WorkdirError, match='a symbolic link'):
     _enter(tmp_path / 'run', config)
 
 

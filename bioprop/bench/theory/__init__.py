@@ -1,1 +1,1 @@
-"""Theory beside measurement: python -m bioprop.bench.theory --config=configs/theory_fa.py"""
+"""Theory beside measurement: bioprop theory --config=theory_fa"""

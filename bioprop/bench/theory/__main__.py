@@ -1,6 +1,6 @@
 """Theory beside networks: figures, and a table of claims.
 
-    python -m bioprop.bench.theory --config=configs/theory_fa.py [--out=DIR] [--overwrite]
+    bioprop theory --config=theory_fa [--out=DIR] [--overwrite]
 
 Solves the theory, trains networks beside it, and writes one figure for each claim, with
 both in it, and claims.md: claim, measured, predicted, agrees. Without --out the directory is
@@ -10,7 +10,6 @@ import functools
 import pathlib
 
 from absl import flags, logging
-from ml_collections import config_flags
 
 from bioprop.bench.theory import config as config_lib
 from bioprop.bench.theory.claim import draw, table
@@ -19,9 +18,16 @@ from bioprop.errors import WorkdirError
 from bioprop.training import cli
 
 _TABLE = 'claims.md'
-_PROGRAM = cli.Program(
-    'theory_', arguments=False, example='configs/theory_fa.py',
+PROGRAM = cli.Program(
+    'theory_', arguments=False, example='theory_fa',
     base=functools.partial(config_lib.base, 'dynamics'), check=config_lib.check)
+
+
+def define_flags() -> None:
+  """Defines --config, --out and --overwrite."""
+  cli.define_config(None, 'The experiment, by name or as a file.', PROGRAM)
+  flags.DEFINE_string('out', None, 'Directory for figures and table.')
+  flags.DEFINE_bool('overwrite', False, 'Replace results that are there.')
 
 
 def main(argv):
@@ -29,8 +35,8 @@ def main(argv):
   del argv  # Parsed.
   logging.set_verbosity(logging.INFO)
   config = flags.FLAGS.config
-  name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-  with cli.reported():
+  name = cli.config_name()
+  with cli.reported(resumes=False):
     out = pathlib.Path(flags.FLAGS.out or pathlib.Path('runs') / name)
     there = [*out.glob(_TABLE), *out.glob(f'{name}_*.png')]
     if there and not flags.FLAGS.overwrite:
@@ -46,7 +52,5 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None, 'File of the experiment, configs/theory_*.py.')
-  flags.DEFINE_string('out', None, 'Directory for figures and table.')
-  flags.DEFINE_bool('overwrite', False, 'Replace results that are there.')
-  cli.start(main, _PROGRAM)
+  define_flags()
+  cli.start(main, PROGRAM)

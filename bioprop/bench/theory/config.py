@@ -40,7 +40,7 @@ def base(experiment: str) -> ml_collections.ConfigDict:
   # Of 'infinite' alone. Each problem: dataset, samples, and perhaps loss, widths and seeds.
   config.problems = ({'dataset': 'mnist', 'samples': 500},)
   config.test = 500  # Test samples.
-  config.data_dir = config_dict.placeholder(str)  # As --data_dir of train.py.
+  config.data_dir = config_dict.placeholder(str)  # As --data_dir of bioprop train.
   config.reduce = 4  # Pixels are means over so many squared.
   config.strides = (2, 2)  # Of the convolutions.
   # Whether the readout sees means over positions, which takes kernels of all pairs of them.
@@ -68,8 +68,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   if 'experiment' not in config:
     raise ConfigError('this configuration trains one network, and has no experiment of theory in '
-                      'it: type python train.py --config=... for it, or '
-                      'python -m bioprop.bench.theory --config=configs/theory_fa.py.')
+                      'it: type bioprop train --config=... for it, or '
+                      'bioprop theory --config=theory_fa.')
   wrong = sorted(set(config) ^ set(base(config.experiment)))
   if wrong:
     raise ConfigError(f'the configuration has not the entries of an experiment of theory: '

@@ -15,9 +15,9 @@ from bioprop import measure, theory
 from bioprop.bench.theory import dynamics
 from bioprop.bench.theory.claim import Claim, Series, listed
 from bioprop.errors import ConfigError
+from bioprop.fronts.plug import plug
 from bioprop.models import MLP
-from bioprop.plug.linen import wrap
-from bioprop.probes.aligned import aligned as plug_aligned
+from bioprop.probes.aligned import aligned_init as plug_aligned
 from bioprop.rules import make
 
 _TIME = 'time (learning rate x steps)'
@@ -109,7 +109,7 @@ def _data(config) -> tuple[jax.Array, jax.Array]:
 
 def _plugged(config, activation, depth) -> tuple[Any, list[Mapping]]:
   """A network under feedback alignment, and its variables, as they are drawn in float32."""
-  model = wrap(MLP(classes=1, hidden=(max(config.widths),) * depth, activation=activation,
+  model = plug(MLP(classes=1, hidden=(max(config.widths),) * depth, activation=activation,
                            use_bias=False), make('fa', scale=1.0))
   blank = jnp.zeros((1, config.features), jnp.float32)
   return model, [model.init(jax.random.key(seed), blank) for seed in range(config.seeds)]
@@ -243,8 +243,8 @@ def _bounded(config, times, aligned: Sequence[Course]) -> Claim:
                    ratios[:, :, at].std(0, ddof=1)) for at in range(ratios.shape[2])]
   series.append(Series('bound', times, np.full(len(times), bounds.min()), None))
   return Claim(
-      'bound', 'From bioprop.aligned <W_(l+1), B_(l+1)> follows half the squared norm of W_l, and '
-      'is at least half of what it was.',
+      'bound', 'From theory.aligned_init <W_(l+1), B_(l+1)> follows half the squared norm of W_l, '
+      'and is at least half of what it was.',
       f'at least {ratios.min():.3f}; {apart:.0e} from theory',
       f'at least {bounds.min():.3f}',
       bool((ratios >= bounds[:, None]).all() and bounds.min() >= 0.5 - 1e-6
@@ -261,8 +261,8 @@ def _cosines(times, starts: Mapping[str, Sequence[Course]]) -> Claim:
   aligned, other = found['aligned'], found['independent'].mean((0, 2))
   first = found['independent'][:, 0]
   return Claim(
-      'cosine', 'From bioprop.aligned the cosine of W and B stays high; from independent feedback '
-      'it begins at 0.',
+      'cosine', 'From theory.aligned_init the cosine of W and B stays high; from independent '
+      'feedback it begins at 0.',
       f'aligned: at least {aligned.min():.3f}; independent: {other[0]:.3f} -> {other[-1]:.3f}',
       f'aligned: at least {least.min():.3f}; independent: 0 at the start',
       bool((aligned >= least).all() and aligned.min() > max(0.5, other.max())

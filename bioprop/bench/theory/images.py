@@ -17,8 +17,8 @@ import numpy as np
 from bioprop import data as data_lib
 from bioprop.bench import wide
 from bioprop.errors import ConfigError
+from bioprop.fronts.plug import plug
 from bioprop.models.parametrization import Parametrization
-from bioprop.plug.linen import wrap
 from bioprop.rules import AnyRule, make
 from bioprop.typing import Array
 
@@ -177,7 +177,7 @@ def train(network: Network, x: Array, targets: Array, x_test: Array, *, learning
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start(network, seed, x):
-  return wrap(network.plain, network.by).init(jax.random.key(seed), x)
+  return plug(network.plain, network.by).init(jax.random.key(seed), x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -187,7 +187,7 @@ def _outputs(network, params, x):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(network, loss, params, held, x, targets, start, learning_rate):
-  model = wrap(network.plain, network.by)
+  model = plug(network.plain, network.by)
 
   def total(params):
     f = model.apply({'params': params, **held}, x) - start

@@ -1,7 +1,7 @@
 """Image classification at infinite width, beside trained networks, rule by rule.
 
 A problem is a dataset, a number of training samples, and a loss; a case a rule. The kernel of
-infinite width is what `bioprop.infinite` reads from the network that is trained, under its rule,
+infinite width is what `theory.infinite` reads from the network that is trained, under its rule,
 and what it predicts is `theory.predict_steps` of as many steps at the same learning rate. Under
 fa(rho = 0) and dfa it is the last layer's kernel alone.
 """

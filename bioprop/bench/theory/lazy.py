@@ -16,8 +16,8 @@ from bioprop import measure, theory
 from bioprop.bench import wide
 from bioprop.bench.theory import dynamics
 from bioprop.bench.theory.claim import Claim, Series, listed
+from bioprop.fronts.plug import plug
 from bioprop.models import MLP
-from bioprop.plug.linen import wrap
 from bioprop.probes.jacobian import jacobians as make_jacobians
 
 
@@ -88,7 +88,7 @@ def _measured(config, x, rule, depth, width, phi, options) -> np.ndarray:
   """The eNTKs of networks as the library initialises them, [options, seeds, n, n]."""
   plain = MLP(classes=1, hidden=(width,) * depth, activation=phi, parametrization='mup',
               gamma0=config.gamma0, use_bias=False)
-  models = [wrap(plain, wide.rule_of(rule, config.gamma0, width, **one))
+  models = [plug(plain, wide.rule_of(rule, config.gamma0, width, **one))
             for one in options]
   # What rho decides is in the feedback, so that the first model's derivatives are those of all.
   jacobians = make_jacobians(models[0], x)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bioprop.plug.linen import wrap
+from bioprop.fronts.plug import plug
 from bioprop.rules import make
 from bioprop.theory import recurrent
 from bioprop.theory.recurrent import Network
@@ -102,7 +102,7 @@ def plugged(case: Mapping, like: Network) -> Callable:
   name = _NAMES.get(case['rule'], case['rule'])
   told = {'feedback': 'random'} if name in ('rflo', 'eprop') else {}
   told |= {key: value for key, value in case.items() if key != 'rule'}
-  model = wrap(LinearRNN(outputs, units), make(name, **told))
+  model = plug(LinearRNN(outputs, units), make(name, **told))
   blank = jnp.zeros((1, 2, like.b.shape[-1]), jnp.float32)
   drawn = dict(model.init(jax.random.key(0), blank))
   del drawn['params']

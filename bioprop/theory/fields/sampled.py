@@ -10,8 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
-import scipy.stats
+import scipy  # Its parts load when they are first used; scipy.stats takes half a second.
 
 from bioprop.errors import TheoryError
 from bioprop.theory.fields.bilinear import independent

@@ -66,8 +66,8 @@ def linearised(rule: str, teacher: Mode, s: Array, *, steps: int | None = None,
   """Trace and determinant on the optimal manifold in closed form, and what follows from them.
 
   Args:
-    rule, steps, feedback, leak: as for `mode_flow`.
-    teacher, s: as for `manifold`.
+    rule: as for `mode_flow`, and so are steps, feedback and leak.
+    teacher: as for `manifold`, and so is s.
 
   Raises:
     TheoryError: as `mode_flow` and `manifold`.
@@ -95,7 +95,7 @@ def saddle(rule: str, teacher: Mode, w: Array, *, steps: int | None = None,
   """The eigenvalues [..., 3], ascending, of the flow at a = b = 0, where nothing is learned.
 
   Args:
-    rule, steps, feedback, leak: as for `mode_flow`.
+    rule: as for `mode_flow`, and so are steps, feedback and leak.
     teacher: as for `manifold`.
     w: of the student, within (-1, 1).
 

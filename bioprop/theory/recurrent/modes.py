@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy.integrate import LSODA
+import scipy  # Its parts load when they are first used; scipy.stats takes half a second.
 
 from bioprop.errors import TheoryError
 from bioprop.theory.recurrent import credit as credit_lib
@@ -71,7 +71,8 @@ def mode_loss(student: Mode, teacher: Mode) -> Array:
   """The loss E (y - y*)^2 / 2 of each mode.
 
   Args:
-    student, teacher: modes of shapes that broadcast; |w| < 1.
+    student: modes, |w| < 1.
+    teacher: modes of a shape that broadcasts to it; |w| < 1.
 
   Raises:
     TheoryError: if they are no such modes.
@@ -89,7 +90,8 @@ def mode_flow(rule: str, student: Mode, teacher: Mode, *, steps: int | None = No
 
   Args:
     rule: 'bptt', 'tbptt', 'rflo' or 'eprop'.
-    student, teacher: modes of shapes that broadcast; |w| < 1. JAX may trace and differentiate them.
+    student: modes, |w| < 1; JAX may trace and differentiate them, and the teacher.
+    teacher: modes of a shape that broadcasts to it; |w| < 1.
     steps: of tbptt: how many terms it keeps, 1 or more.
     feedback: of rflo and eprop: each mode's feedback weight, or 'symmetric': the readout a.
     leak: of rflo: w^, what replaces w, within (-1, 1); 0 if left out.
@@ -106,7 +108,7 @@ def trajectory(rule: str, start: Mode, teacher: Mode, times: Array, *, steps: in
   """Integrates the equations of modes in float64 by SciPy's LSODA, each by itself.
 
   Args:
-    rule, steps, feedback, leak: as for `mode_flow`.
+    rule: as for `mode_flow`, and so are steps, feedback and leak.
     start: modes at times[0].
     teacher: theirs.
     times: [T], increasing.
@@ -186,8 +188,9 @@ def _integrated(how: credit_lib.Credit, start: np.ndarray, teacher: Mode, times:
   course[:, 0], known = start, 1
   with np.errstate(over='ignore', invalid='ignore'), warnings.catch_warnings():
     warnings.simplefilter('ignore')  # The solver's status says what it warns of.
-    solver = LSODA(lambda _, state: np.array(_flow(how, held(state), teacher)), times[0], start,
-                   times[-1], rtol=_ACCURACY, atol=_ACCURACY)
+    solver = scipy.integrate.LSODA(
+        lambda _, state: np.array(_flow(how, held(state), teacher)), times[0], start, times[-1],
+        rtol=_ACCURACY, atol=_ACCURACY)
     while solver.status == 'running':
       inside = abs(solver.y[2])
       why = solver.step()

@@ -94,7 +94,9 @@ def to_modes(network: Network, outputs: Array, units: Array, inputs: Array) -> M
 
   Args:
     network: matrices, with further axes before theirs or without.
-    outputs, units, inputs: U, P and V, as for `from_modes`.
+    outputs: U, as for `from_modes`.
+    units: P.
+    inputs: V.
 
   Raises:
     TheoryError: if shapes do not match.
@@ -111,10 +113,11 @@ def to_modes(network: Network, outputs: Array, units: Array, inputs: Array) -> M
 
 
 def network_loss(student: Network, teacher: Network, horizon: int | None = None) -> Array:
-  """The loss E |y - y*|^2 / 2.
+  """The loss E |y - y*|^2 / 2 of the last output, y = A h_T, from h = 0 and on white noise.
 
   Args:
-    student, teacher: of the same inputs and outputs; their n may differ.
+    student: matrices A, B and W.
+    teacher: of the same inputs and outputs; its n may differ.
     horizon: T, or None for sequences without end.
 
   Raises:
@@ -127,11 +130,11 @@ def network_loss(student: Network, teacher: Network, horizon: int | None = None)
 def network_update(rule: str, student: Network, teacher: Network, *, steps: int | None = None,
                    feedback: Array | str | None = None, leak: float | None = None,
                    horizon: int | None = None) -> Network:
-  """What a rule takes for the gradient of the loss: DA, DB and DW.
+  """What a rule takes for the gradient of `network_loss`, of the last output: DA, DB and DW.
 
   Args:
-    rule, steps, leak: as for `mode_flow`.
-    student, teacher, horizon: as for `network_loss`.
+    rule: as for `mode_flow`, and so are steps and leak.
+    student: as for `network_loss`, and so are teacher and horizon.
     feedback: of rflo and eprop: R [o, n], or 'symmetric': the readout A.
 
   Raises:
@@ -148,8 +151,8 @@ def learn(rule: str, start: Network, teacher: Network, *, learning_rate: float, 
   """Follows a rule's updates from a start.
 
   Args:
-    rule, steps, feedback, leak: as for `network_update`.
-    start, teacher, horizon: as for `network_loss`.
+    rule: as for `network_update`, and so are steps, feedback and leak.
+    start: as student for `network_loss`, and so are teacher and horizon.
     learning_rate: eta.
     updates: how many.
     every: the course has the matrices after each so many of them.
