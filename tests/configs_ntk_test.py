@@ -11,7 +11,6 @@ from bioprop.probes import TYPES
 from bioprop.training import config as config_lib
 from bioprop.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures('quick')
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 SWEPT = ('bp', 'fa', 'dfa', 'hebb', 'gln', 'align_ada')  # As their docstrings say.
 # File, its argument, the shape of an image, and what makes the model small.

@@ -112,19 +112,10 @@ def tfds_dir() -> str:
   return str(path)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def optimised():
   """XLA's optimisation, for programs that run for long."""
   before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', False)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
-
-
-@pytest.fixture
-def quick():
-  """Programs that run once: XLA does not optimise them."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', before)

@@ -120,9 +120,9 @@ def test_the_configuration():
 @pytest.mark.slow
 @pytest.mark.parametrize('loss', ['mse', 'cross_entropy'])
 @pytest.mark.parametrize('rule', ['bp', 'fa'])
-def test_wide_networks_follow(rule, loss, optimised):
+@pytest.mark.usefixtures('optimised')
+def test_wide_networks_follow(rule, loss):
   """A multi-layer perceptron of 1000 units, by its own gradient steps; of 60, from farther."""
-  del optimised
   found = images.load('digits', None, 40, 20, 1, 0)
   x, x_test = (one.reshape(len(one), -1) for one in (found.x, found.x_test))
   by = bioprop.make('fa', rho=0.5, scale=1.0) if rule == 'fa' else rule

@@ -7,8 +7,6 @@ import pytest
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 class Net(nn.Module):
   """Something after a layer."""

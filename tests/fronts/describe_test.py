@@ -8,8 +8,6 @@ import bioprop
 from bioprop import errors
 from bioprop.rules import OF_TIME, NetworkRule
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 class Low(nn.Dense):
   """A Dense with a matrix of its own beside the kernel."""

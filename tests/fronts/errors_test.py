@@ -9,8 +9,6 @@ import bioprop
 from bioprop import errors
 from bioprop.rules import NetworkRule
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 class Two(nn.Module):
   """Two outputs."""

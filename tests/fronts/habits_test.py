@@ -11,7 +11,6 @@ import pytest
 import bioprop
 from bioprop.rules import OF_TIME
 
-pytestmark = pytest.mark.usefixtures('quick')
 # The models below are not gln's: they have no ReLU.
 RULES = [rule for rule in bioprop.RULES if rule not in ('gln', *OF_TIME)]
 

@@ -9,8 +9,6 @@ import pytest
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 F = jnp.float64
 Dense = functools.partial(nn.Dense, param_dtype=F)
 STACK = {'variable_axes': {'params': 0}, 'split_rngs': {'params': True}}

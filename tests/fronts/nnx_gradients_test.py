@@ -14,7 +14,6 @@ from flax import nnx
 import bioprop
 from bioprop import errors
 
-pytestmark = pytest.mark.usefixtures('quick')
 X = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
 # The first layer is sent what hidden's direct feedback gives, and hidden what the readout's B does.
 RULE = {'hidden': 'dfa', '*': 'fa'}

@@ -9,7 +9,6 @@ from flax import nnx
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('quick')
 F = jnp.float64
 Linear = functools.partial(nnx.Linear, param_dtype=F)
 

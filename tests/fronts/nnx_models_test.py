@@ -7,7 +7,6 @@ from flax import nnx
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('quick')
 X = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
 
 

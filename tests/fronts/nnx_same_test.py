@@ -10,7 +10,6 @@ from flax import nnx
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('quick')
 F = jnp.float64
 Dense = functools.partial(nn.Dense, param_dtype=F)
 Conv = functools.partial(nn.Conv, param_dtype=F)

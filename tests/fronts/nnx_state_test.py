@@ -9,7 +9,6 @@ from flax import nnx
 import bioprop
 from bioprop.rules import OF_TIME
 
-pytestmark = pytest.mark.usefixtures('quick')
 X = jnp.asarray(np.random.RandomState(0).randn(4, 6), jnp.float32)
 
 

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 F = jnp.float64
 Dense = functools.partial(nn.Dense, param_dtype=F)
 Conv = functools.partial(nn.Conv, param_dtype=F)

@@ -8,8 +8,6 @@ from flax import nnx
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 class Decoder(nn.Module):
   """A recurrent cell and a readout in one scan, as a decoder has them."""

@@ -9,8 +9,6 @@ import pytest
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 F = jnp.float64
 CELLS = {cell.__name__: functools.partial(cell, param_dtype=F) for cell in (
     nn.LSTMCell, nn.OptimizedLSTMCell, nn.GRUCell, nn.SimpleCell, nn.MGUCell)}

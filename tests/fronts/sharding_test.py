@@ -81,7 +81,6 @@ def test_initialised_in_parts_it_has_the_numbers_of_one_device():
 
 def compare():
   """Init under jit with nn.get_sharding, and gradients, on eight devices and on one."""
-  jax.config.update('jax_disable_most_optimizations', True)  # Compiles faster.
   x = _inputs()
   mesh = jax.make_mesh((2, 4), ('data', 'fsdp'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
   for rule in RULES:

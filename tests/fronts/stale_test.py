@@ -8,8 +8,6 @@ import pytest
 import bioprop
 from bioprop import errors
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 class Block(nn.Module):
   """A residual layer."""

@@ -11,8 +11,6 @@ from flax.training.train_state import TrainState
 import bioprop
 from bioprop import errors
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 OPTIMISERS = {
     'adamw': optax.adamw(0.1, weight_decay=0.5),
     'sgd': optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1)),

@@ -74,7 +74,7 @@ def multiply_adds(equations):
 
 
 @pytest.mark.parametrize('sizes, trace', [(FULL, False), (TRACED, True)], ids=['full', 'traced'])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_every_way_and_every_slice(sizes, trace, monkeypatch):
   """The same inner products, of factors and of formed gradients, all at once or in slices."""
   n, c, _, d, t, _, o = sizes
@@ -98,7 +98,7 @@ def test_every_way_and_every_slice(sizes, trace, monkeypatch):
 
 
 @pytest.mark.parametrize('sizes, trace', [(FULL, False), (TRACED, True)], ids=['full', 'traced'])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_the_way_that_costs_least(sizes, trace):
   """Of sizes for which each way is the cheapest, `contract` gives the same as NumPy."""
   few = (6, 2, 1, 2, 2, 3, 1)
@@ -189,7 +189,7 @@ def test_the_choice_flips_as_documented(trace, monkeypatch):
   assert formed == {'gradients', 'through'}
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_gradients_that_are_smaller_than_their_factors():
   """Of many locations with few channels they are formed, with their bias; others stay factors."""
   many, large, few = (Sizes(4, 3, 4, 3, *places) for places in ((64, 5, 2), (4, 10, 6), (2, 20, 9)))

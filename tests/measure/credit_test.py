@@ -111,7 +111,7 @@ def measured(model, variables, x, error):
 @pytest.mark.parametrize('net, rule', [
     ('shared', 'fa'), ('shared', 'align_ada'), ('convolutional', 'dfa'),
     ('convolutional', 'align_ada')])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_every_parameter(net, rule):
   """Of the update and of each sample, by parameter and of all: as jax.grad of each sample says."""
   model, shape = NETS[net]
@@ -126,7 +126,7 @@ def test_every_parameter(net, rule):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('net', NETS)
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_backprop_is_at_no_angle(net):
   """All cosines and all ratios are 1, those of the signals too."""
   model, shape = NETS[net]
@@ -151,7 +151,7 @@ class Net(nnx.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_nnx_models():
   """As jax.grad of each sample of the two models says."""
   x, error = jnp.asarray(RNG.randn(5, 4)), RNG.randn(5, 2)
@@ -171,7 +171,7 @@ def test_nnx_models():
   assert angles[0]['twice/kernel'].update < 0.99 and plain is not plugged
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_signals():
   """At the hidden layer between (W e) phi'(h) and (B e) phi'(h), in NumPy; 1 at the readout."""
   model, x, error = bioprop.plug(Mlp(), 'fa'), RNG.randn(5, 4), RNG.randn(5, 2)
@@ -198,7 +198,7 @@ def test_by_hand():
   assert np.isnan(each['v'].update) and np.isnan(each['v'].samples).all()
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_factors_with_formed_gradients():
   """In either order, as of the gradients of both."""
   (a, b), (g, h) = RNG.randn(2, 5, 3, 4), RNG.randn(2, 5, 1, 3, 2)

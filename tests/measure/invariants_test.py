@@ -176,7 +176,6 @@ def through_library(name, rule, steps=4):
 @pytest.mark.parametrize('name, rule', [
     ('mlp', 'fa'), ('mlp', 'align_prop'), ('mlp', 'bp'), ('mup', 'fa'), ('convolutions', 'fa'),
     ('convolutions', 'bp')])
-@pytest.mark.usefixtures('quick')
 def test_rules_of_the_library(name, rule):
   """The identity; channels have shares of their own where positions are pooled and flattened."""
   options = {'scale': 1.0} if rule == 'fa' else {}
@@ -187,7 +186,6 @@ def test_rules_of_the_library(name, rule):
     check_identity(conserved, drift, before, after, updates)
 
 
-@pytest.mark.usefixtures('quick')
 def test_direct_feedback_alignment():
   """The last hidden layer has the invariant, with the transpose of the readout's feedback."""
   before, after, updates, feedback = through_library('mlp', bioprop.make('dfa', scale=1.0))

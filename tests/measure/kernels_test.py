@@ -140,7 +140,7 @@ def trained(jacobian, pseudo, targets, test, start, time, ridge):
 
 @pytest.mark.parametrize('time, ridge', [(0.7, 0.0), (3.0, 0.0), (2.0, 0.3), (40.0, 0.3)])
 @pytest.mark.parametrize('wide', [True, False])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_predictions_are_those_of_training(time, ridge, wide):
   """Under a rule that is not backprop; with fewer parameters than outputs K is singular."""
   size = 20 if wide else 4
@@ -164,7 +164,7 @@ def test_predictions_are_those_of_training(time, ridge, wide):
     close(got, end, 1e-4)
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_predictions_in_closed_form():
   """Ridge regression; training samples themselves; mode by mode; outputs that do not interact."""
   values = np.array([4.0, 2.0, 1.0, 0.5, 0.2])
@@ -187,7 +187,6 @@ def test_predictions_in_closed_form():
   close(predict(one, one, targets, time=1e3), np.broadcast_to(targets.mean(0), (N, C)))
 
 
-@pytest.mark.usefixtures('quick')
 def test_single_precision():
   """Under jit, with a time and a ridge that are traced, all stays float32 and close to float64."""
   k = symmetric(np.geomspace(10, 0.01, 6)) + 0.01 * RNG.randn(6, 6)

@@ -70,7 +70,7 @@ def cotangents(slopes, sent):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('rule', ['fa', 'dfa'])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_every_kernel(rule):
   """Of a multi-layer perceptron; the weights' traced eNTK is K Phi * G~."""
   model, x = bioprop.plug(Mlp(), rule), RNG.randn(6, 4)
@@ -120,7 +120,7 @@ def passes(params, x):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_places_and_calls():
   """The kernels sum over them; under align_ada errors are those of the initial network."""
   model, x = bioprop.plug(Patches(), 'align_ada'), RNG.randn(4, 4, 3, 2)

@@ -124,7 +124,7 @@ def check(name, rule):
 
 
 @pytest.mark.parametrize('rule', LINEAR)
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_every_rule(rule):
   """On a multi-layer perceptron, or a recurrent network, against naive Jacobians in float64."""
   check('rnn' if rule in OF_TIME else 'mlp', rule)
@@ -136,7 +136,7 @@ def test_every_rule(rule):
             ('convolutions', 'bp'), ('convolutions', 'align_ada'), ('shared', 'bp'),
             ('shared', 'dfa'), ('shared', 'align_ada'), ('lenet', 'fa'), ('resnet', 'bp'),
             ('resnet', 'dfa'), ('rnn', 'dfa'), ('transformer', 'fa')))])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_every_layer(name, rule):
   """Convolutions, norms, embeddings, attention, layers that are called twice, loops."""
   check(name, rule)
@@ -144,7 +144,7 @@ def test_every_layer(name, rule):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule not in OF_TIME])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_networks_move_as_it_says(rule):
   """f(theta - h g) - f(theta) = - h SUM K e, to first order, g the rule's own step; hebb too.
 
@@ -196,7 +196,7 @@ class Net(nnx.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize('rule', ['bp', 'kp', 'align_ada', 'gln', {'first': 'fa', '*': 'dfa'}],
                          ids=str)
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_nnx_models(rule):
   """Against naive Jacobians in float64."""
   x = jnp.asarray(RNG.randn(3, 6, 6, 2))
@@ -224,7 +224,7 @@ def test_nnx_models(rule):
   np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10 * jnp.abs(want).max())
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_layer_by_layer():
   """The kernels of the parameters add up; under dfa the readout's own is backprop's."""
   _, _, x, variables, jacobians = prepared('mlp', 'dfa')
@@ -237,7 +237,7 @@ def test_layer_by_layer():
   assert jnp.abs(parts['Dense_0/kernel'] - exact['Dense_0/kernel']).max() > 0.1
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_no_jacobian_where_factors_serve():
   """The largest array that the compiled program of a wide layer holds is the kernel's size."""
   model, x = MLP(classes=3, hidden=(64, 256)), jnp.zeros((8, 32))
@@ -249,7 +249,6 @@ def test_no_jacobian_where_factors_serve():
       f'Dense_{i}/bias' for i in range(3)}
 
 
-@pytest.mark.usefixtures('quick')
 def test_what_cannot_be_measured():
   """Rules that are not linear, variables of another model, no samples, blocks of none."""
   model, x = bioprop.plug(MLP(classes=3, hidden=(6,)), 'hebb'), jnp.ones((4, 7))
@@ -278,7 +277,6 @@ class Deep(nn.Module):
     return nn.Dense(2)(x.mean((1, 2)))
 
 
-@pytest.mark.usefixtures('quick')
 def test_true_and_pseudo_share_the_forward_pass(monkeypatch):
   """The program of both runs three convolutions, and two for each of the ways back: 7, not 10."""
   x, model = jnp.ones((2, 5, 5, 4)), bioprop.plug(Deep(), 'fa')

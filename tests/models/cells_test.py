@@ -10,8 +10,6 @@ import bioprop
 from bioprop.models import RNN
 from bioprop.models.cells import FLAX, LeakyCell, LinearCell
 
-pytestmark = pytest.mark.usefixtures('quick')
-
 
 def made(**options):
   """A small network with parameters ~ N(0, 1), its layers by name, and x [4, 6, 2]."""

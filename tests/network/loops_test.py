@@ -9,7 +9,7 @@ import pytest
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('x64', 'quick')
+pytestmark = pytest.mark.usefixtures('x64')
 BROADCAST = ('dfa', 'drtp', 'hebb')
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('x64', 'quick')
+pytestmark = pytest.mark.usefixtures('x64')
 F = jnp.float64
 Dense = functools.partial(nn.Dense, param_dtype=F)
 MASK = np.random.RandomState(1).rand(6, 6) > 0.5

@@ -8,7 +8,7 @@ from flax import nnx
 
 import bioprop
 
-pytestmark = pytest.mark.usefixtures('x64', 'quick')
+pytestmark = pytest.mark.usefixtures('x64')
 TOKENS = jnp.asarray([[0, 3, 1], [2, 2, 4]])
 
 # What stands in place of the readout: it takes the embedding layer, its weight, and activities.

@@ -10,7 +10,7 @@ import bioprop
 from bioprop import errors
 from bioprop.rules import OF_TIME
 
-pytestmark = pytest.mark.usefixtures('x64', 'quick')
+pytestmark = pytest.mark.usefixtures('x64')
 F = jnp.float64
 N = 4  # Of all axes, so that the samples' axis is not found by its length.
 Dense = functools.partial(nn.Dense, N, param_dtype=F)

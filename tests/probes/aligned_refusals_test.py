@@ -9,7 +9,6 @@ import bioprop
 from bioprop.errors import FeedbackMissingError, MeasureError, TheoryError
 from bioprop.models import MLP
 
-pytestmark = pytest.mark.usefixtures('quick')
 KEY, X = jax.random.key(0), jnp.ones((2, 3))
 
 

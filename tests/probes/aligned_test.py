@@ -152,7 +152,7 @@ def drifts(seen, degrees):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CHAINS)
-@pytest.mark.usefixtures('double', 'quick')
+@pytest.mark.usefixtures('double')
 def test_stays_aligned(name):
   """<W, B> is above |B|^2 / 2 on targets that turn the start's outputs around."""
   model, variables, x, layers, degrees = plugged(name)
@@ -176,7 +176,7 @@ def test_stays_aligned(name):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('double', 'quick')
+@pytest.mark.usefixtures('double')
 def test_other_starts_do_not():
   """The same targets turn weights against feedback of its own, and against equal feedback where
   what lies below is large."""
@@ -227,7 +227,6 @@ def test_all_else_stays():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick')
 def test_nnx_models_are_changed_in_place():
   """Their values alone: no variable, no kind and no metadata."""
   x = jnp.ones((2, 7))
@@ -253,7 +252,6 @@ def test_nnx_models_are_changed_in_place():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('rule', ['kp', 'align_prop', {'Dense_2': 'bp', '*': 'fa'}], ids=str)
-@pytest.mark.usefixtures('quick')
 def test_rules_that_keep_feedback(rule):
   """Beside the kernel where it learns, and backprop among them."""
   model = bioprop.plug(MLP(classes=3, hidden=(9, 8), activation='relu'), rule)
@@ -277,7 +275,6 @@ class Tokens(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick')
 def test_layers_of_images_and_of_tokens():
   """LeNet from its readout down; an embedding, to which nothing is sent."""
   model, x = bioprop.plug(LeNet(features=(3, 4, 9), dense=8), 'fa'), jnp.ones((2, 28, 28, 1))

@@ -36,7 +36,7 @@ def pulled(places, window, strides, padding, dilation, groups, numbers):
   return lambda g: back(g)[0], jnp.asarray(RNG.randn(*y.shape))
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_the_same_numbers():
   """Of all kinds of strides, windows, paddings, groups, axes; and mapped over cotangents."""
   made = {name: pulled(*case) for name, case in CASES.items()}
@@ -52,7 +52,7 @@ def test_the_same_numbers():
 
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='elsewhere the op stays as it is')
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_no_zeros():
   """The compiled program spreads no input."""
   back, g = pulled(*CASES['as in networks'])

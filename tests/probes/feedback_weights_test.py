@@ -98,7 +98,7 @@ def check_line(found, params, grads, x, error):
     'bp', 'fa', 'kp', 'usf', 'frsf', 'mirror', 'align_prop', 'dfa', 'pfa', 'dkp',
     bioprop.make('fa', normalise='weights'),
     {'twice': 'usf', 'last': 'dfa', '*': 'fa'}, {'twice': 'bp', '*': 'kp'}], ids=str)
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_errors_go_down_through_it(rule):
   """The pseudogradients of what lies below are products with it; the first layer has none."""
   model, x, error = bioprop.plug(Line(), rule), RNG.randn(3, 4), RNG.randn(3, 2)
@@ -118,7 +118,7 @@ def test_errors_go_down_through_it(rule):
     jax.tree.map(np.testing.assert_array_equal, again, found)
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_a_rule_that_draws_at_every_call():
   """What mirror draws is no feedback: the call sends through what is kept."""
   model, x, error = bioprop.plug(Two(), 'mirror'), RNG.randn(3, 4), RNG.randn(3, 2)
@@ -151,7 +151,7 @@ def test_rules_that_send_nothing_down(rule):
 
 
 @pytest.mark.parametrize('rule', ['fa', 'usf'])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_a_matrix_that_embeds_and_reads_out(rule):
   """It sends to the activities that it reads out, and nothing to tokens."""
   model, tokens = bioprop.plug(Tied(), rule), jnp.asarray([0, 3, 3, 1])
@@ -181,7 +181,7 @@ def test_layers_that_are_left_out():
   assert not found.weights and not found.sent
 
 
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_feedback_that_learns():
   """Under Kolen-Pollack, step by step: it moves as the weights do, without decay."""
   model, x, error = bioprop.plug(Line(), 'kp'), RNG.randn(3, 4), RNG.randn(3, 2)
@@ -222,7 +222,7 @@ class Nested(nnx.Module):
 @pytest.mark.parametrize('rule', [
     {'blocks/*': 'fa', 'last': 'kp'}, {'last': 'dfa', '*': 'usf'}, {'last': 'bp', '*': 'mirror'}],
                          ids=str)
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_nnx_models(rule):
   """The same of NNX modules in modules, at the model itself."""
   x, error = jnp.asarray(RNG.randn(3, 4)), RNG.randn(3, 2)

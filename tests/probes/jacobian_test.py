@@ -105,7 +105,7 @@ class Written(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('rule', ['bp', 'fa'])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_products_that_no_layer_makes(rule):
   """All give factors, of the parameter as it is kept."""
   model, x = bioprop.plug(Written(), rule), jnp.asarray(RNG.randn(3, 6))
@@ -133,7 +133,7 @@ class Heads(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_an_output_that_is_not_the_rules():
   """The rule broadcasts the error of the one, and the other is differentiated."""
   model, x = bioprop.plug(Heads(), 'dfa', output=0), jnp.asarray(RNG.randn(3, 6))
@@ -145,7 +145,6 @@ def test_an_output_that_is_not_the_rules():
   assert jnp.abs(made['Dense_0/bias']).min() > 0 == jnp.abs(made['Dense_2/bias']).max()
 
 
-@pytest.mark.usefixtures('quick')
 def test_gated_networks_give_factors():
   """Their derivatives are those of another network."""
   model, x = bioprop.plug(MLP(classes=2, hidden=(5,), activation='relu'), 'gln'), jnp.ones((3, 6))

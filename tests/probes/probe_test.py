@@ -12,7 +12,6 @@ import bioprop
 from bioprop.errors import MeasureError, OutputError, UnknownRuleError
 from bioprop.probes import TYPES, Probe, cross_entropy
 
-pytestmark = pytest.mark.usefixtures('quick')
 RNG = np.random.RandomState(0)
 F = jnp.float64
 LAYERS = ('first', 'second', 'out')
@@ -158,7 +157,6 @@ def measured():
         compiled.append(record.getMessage())
 
   plugged, logger, handler = bioprop.plug(Mlp(), 'fa'), logging.getLogger('jax'), Heard()
-  jax.config.update('jax_disable_most_optimizations', True)
   with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
     variables, others = drawn(plugged, X), drawn(plugged, X)
     probe = Probe(plugged, None, (X, LABELS))
@@ -169,7 +167,6 @@ def measured():
       first = len(compiled)
       moved = probe.measure(others)
       Probe(plugged, None, (X[::-1], LABELS), like=probe).measure(variables)
-  jax.config.update('jax_disable_most_optimizations', False)
   assert first > 0 and moved['angles/cosine'] != found['angles/cosine']
   return variables, found, compiled[first:], probe
 

@@ -110,7 +110,7 @@ def close(got, want, rtol=1e-10):
 
 @pytest.mark.parametrize('name', ZOO)
 @pytest.mark.parametrize('rule', ALIGN)
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_at_initialisation_it_is_backprop(name, rule):
   """Gradients, output and running statistics."""
   if (name, rule) == ('odd', 'align_prop'):
@@ -123,7 +123,7 @@ def test_at_initialisation_it_is_backprop(name, rule):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet', 'transformer', 'recurrent', 'odd'])
-@pytest.mark.usefixtures('x64', 'quick')
+@pytest.mark.usefixtures('x64')
 def test_later_the_output_is_the_networks_own(name):
   """And the two rules are neither backprop nor each other."""
   grads = {}

@@ -13,7 +13,6 @@ from bioprop.errors import ConfigError
 from bioprop.training import run
 from bioprop.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures('quick')
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -192,7 +192,6 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, mo
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
 
-@pytest.mark.usefixtures('quick')
 def test_a_run_on_fewer_examples_sees_exactly_these(config, tmp_path):
   """As if there were no others; the run's seed chooses them, and no example is held out anew."""
   config.update(examples=200, batch_size=50, epochs=1, seed=3)

@@ -7,7 +7,6 @@ import pytest
 from bioprop.errors import ConfigError
 from bioprop.training import loss
 
-pytestmark = pytest.mark.usefixtures('quick')
 CLASSES = 5
 VALUES = np.array([-1.0, 0.25, 0.5, 2.0], np.float32)
 

@@ -18,7 +18,7 @@ from bioprop.training import loss, probing, run, step
 from bioprop.training.average import Average, average, spread
 from bioprop.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures('quick', 'as_users_run')
+pytestmark = pytest.mark.usefixtures('as_users_run')
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Slow: those that other tests here train.
 CONFIGS = ('copy', 'mnist_rows', 'sine', *(pytest.param(name, marks=pytest.mark.slow) for name in (
