@@ -29,9 +29,9 @@ from ml_collections import config_flags
 
 from bioprop import data as data_lib
 from bioprop import measure
-from bioprop.bench import pictures, plots
+from bioprop.bench import pictures, plots, statistics
 from bioprop.bench.sweep import asked, plan
-from bioprop.bench.sweep.table import markdown, summary
+from bioprop.bench.sweep.table import markdown
 from bioprop.errors import ConfigError, TheoryError, WorkdirError
 from bioprop.probes import Probe, find_lazy
 from bioprop.probes.point import Batch
@@ -126,7 +126,7 @@ def table(kernels: Kernels, rules: Sequence[str]) -> str:
   rows, notes = [['rule', *COLUMNS]], []
   for rule in dict.fromkeys(rules):
     found = measures(kernels, rule)
-    cells = [summary(found[name]) if name in found else '-' for name in COLUMNS]
+    cells = [str(statistics.summary(found[name])) if name in found else '-' for name in COLUMNS]
     if rule in kernels.without:
       reason = kernels.without[rule]
       if reason not in notes:

@@ -6,7 +6,7 @@ import pytest
 
 import bioprop
 from bioprop import data
-from bioprop.bench import ntk
+from bioprop.bench import ntk, statistics
 from bioprop.errors import ConfigError, RuleOptionError
 from bioprop.models import MLP
 from bioprop.training import base, probing
@@ -102,7 +102,7 @@ def test_the_table():
   lines = ntk.table(made, ['bp', 'fa', 'dfa', 'fa']).splitlines()
   rows = [[cell.strip() for cell in line.strip('| ').split('|')] for line in lines[:5]]
   assert rows[0] == ['rule', *ntk.COLUMNS] and [row[0] for row in rows[2:]] == ['bp', 'fa', 'dfa']
-  assert rows[2][1] == '2 ± 1.4' and rows[2][2] == '-' and rows[2][6] == '1 ± 1.4'
+  assert rows[2][1] == '2.0 ± 1.4' and rows[2][2] == '-' and rows[2][6] == '1.0 ± 1.4'
   assert rows[3][6] == rows[4][6] == '[1]' and lines[5:] == ['', '[1] there is none']
 
 
@@ -145,8 +145,9 @@ def test_from_the_command_line(python, tmp_path):
   with np.load(tmp_path / 'deep' / 'k.npz') as arrays:
     assert set(arrays) == {'labels', 'seeds', 'kernel/bp', 'kernel/fa', 'kernel/hebb'}
     assert arrays['kernel/hebb'].shape == (2, 20, 20) and arrays['seeds'].tolist() == [1, 2]
-    mean = np.mean([np.trace(one) / 20 for one in arrays['kernel/fa']])
-    assert lines[2].split('|')[2].split()[0] == f'{mean:.4g}'
+    traces = [np.trace(one) / 20 for one in arrays['kernel/fa']]
+    want = statistics.Summary(np.mean(traces), np.std(traces, ddof=1), 2)
+    assert lines[2].split('|')[2].strip() == str(want)
   again = python(*argv, module='bioprop', cwd=tmp_path)
   assert again.returncode == 1 and 'deep/k.npz exists. Say --overwrite' in again.stderr
   wrong = python('ntk', '--out=k.png', module='bioprop', cwd=tmp_path)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from bioprop.bench import statistics
 from bioprop.bench.sweep import __main__ as program
 from bioprop.bench.sweep import plan, table, work
 from bioprop.errors import (
@@ -45,6 +46,10 @@ def _config(folder, name='small.py', epochs=1, rate=0.1):
   text = CONFIG.replace('EPOCHS', str(epochs)).replace('RATE', str(rate))
   (folder / name).write_text(text)
   return str(folder / name)
+
+
+def _mean_and_deviation(values):
+  return str(statistics.Summary(np.mean(values), np.std(values, ddof=1), len(values)))
 
 
 def _records(path):
@@ -139,7 +144,7 @@ def test_mean_and_standard_deviation_are_those_of_the_records(finished, metric, 
       values = [number(_records(folder / 'runs' / column / f'{label}-seed{seed}')[-1])
                 for seed in SEEDS]
       seen.update(values)
-      want[-1].append(f'{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g}')
+      want[-1].append(_mean_and_deviation(values))
   assert _cells(table.table(runs, metric)) == want and len(seen) > 4
   if metric == 'test_accuracy':
     assert table.table(runs) == table.table(runs, metric)
@@ -194,7 +199,7 @@ def test_more_seeds_train_only_those(finished, monkeypatch):
   two = [100 * _records(one.path)[-1]['test_accuracy'] for one in runs
          if (one.column, one.rule) == ('small', 'bp')]
   values = [*two, 50.]
-  assert row[1:] == [f'{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g}', 'not run']
+  assert row[1:] == [_mean_and_deviation(values), 'not run']
 
 
 def test_from_the_command_line(finished, python):
@@ -260,9 +265,9 @@ def test_runs_that_diverged_are_counted_beside_the_mean_of_the_others(tmp_path, 
   monkeypatch.setattr(loop, 'run_held', _recorded(test))
   work.train(runs, None)
   values = [50, 62.5, 25]
-  mean = f'{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g}'
+  mean = _mean_and_deviation(values)
   assert _cells(table.table(runs))[1] == ['bp', f'{mean}, 2 diverged']
-  assert mean == '45.83 ± 19'
+  assert mean == '46 ± 19'
 
 
 def test_a_directory_with_another_configuration_is_left_as_it_is(tmp_path, monkeypatch):
@@ -415,12 +420,6 @@ def test_nothing_is_counted_twice(tmp_path):
   assert len(paths) == 2
 
 
-@pytest.mark.filterwarnings('ignore:invalid value')
-def test_losses_that_are_not_finite_are_shown():
-  """A table is printed all the same."""
-  assert table.summary([1.0, float('inf')]) == 'inf ± nan'
-
-
 def test_fields_are_crossed_and_the_best_is_chosen_by_validation(tmp_path, monkeypatch):
   """Widths that are run all; rates, of which the table has the one that validates best."""
   scores = {(0.1, 8): (.5, .9), (0.2, 8): (.6, .1), (0.1, 4): (.3, .2), (0.2, 4): (.2, .8)}
@@ -444,7 +443,7 @@ def test_fields_are_crossed_and_the_best_is_chosen_by_validation(tmp_path, monke
   work.train(runs, None)
   rows = _cells(table.table(runs))
   assert rows == [['rule', 'small hidden=(8,) validation=100', 'small hidden=(4,) validation=100'],
-                  ['bp', '10 ± 0 (learning_rate 0.2)', '20 ± 0 (learning_rate 0.1)']]
+                  ['bp', '10.00 ± 0.00 (learning_rate 0.2)', '20.00 ± 0.00 (learning_rate 0.1)']]
   assert 'learning_rate: chosen by the validation split' in table.caption(runs, 'test_accuracy')
   plan.write(tmp_path / 'runs', runs, 'test_accuracy')
   plan.write(tmp_path / 'runs', runs[:1], 'test_accuracy')

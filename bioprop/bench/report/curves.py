@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bioprop.bench import style
-from bioprop.bench.report import series, statistics
+from bioprop.bench import statistics, style
+from bioprop.bench.report import series
 from bioprop.bench.report.blocks import Picture
 from bioprop.bench.report.cells import Cell, named, short
 from bioprop.bench.report.metric import Metric

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from bioprop.bench import plots, style
-from bioprop.bench.report import statistics
+from bioprop.bench import plots, statistics, style
 
 _DECADES = 30  # Above this ratio of largest and smallest, an axis is logarithmic.
 _MARKS = 8  # A line has about as many marks.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from bioprop.bench import statistics
 from bioprop.bench.report import runs as runs_lib
-from bioprop.bench.report import statistics
 from bioprop.bench.report.blocks import Table
 from bioprop.bench.report.cells import BASELINE, Cell, named, short
 from bioprop.bench.report.metric import Metric

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bioprop.bench import statistics
 from bioprop.bench.sweep.plan import LOCK, Run
 from bioprop.errors import WorkdirError
 from bioprop.training import files, metrics, workdir
@@ -69,12 +70,6 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def summary(values: Sequence[float]) -> str:
-  """Mean ± standard deviation; the mean alone of one value."""
-  mean = f'{np.mean(values):.4g}'
-  return f'{mean} ± {np.std(values, ddof=1):.2g}' if len(values) > 1 else mean
-
-
 def is_done(one: Run) -> bool:
   """Whether there is nothing to train: finished or diverged, by this very configuration."""
   done = metrics.is_finished(one.path) or (one.path / DIVERGED).exists()
@@ -119,7 +114,7 @@ def _cell(runs, metric):
   runs = [one for one in runs if dict(one.tuned) == best]
   values = [_number(one.path, _final(one), metric) for one in runs if metrics.is_finished(one.path)]
   diverged = sum((one.path / DIVERGED).exists() for one in runs)
-  parts = [summary(values)] if values else []
+  parts = [str(statistics.summary(values))] if values else []
   parts += [f'{diverged} diverged'] if diverged else []
   found = ', '.join(parts) or 'not run'
   with_what = ', '.join(f'{field.rpartition(".")[2]} {value:g}' if isinstance(value, float) else

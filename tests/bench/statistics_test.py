@@ -5,7 +5,7 @@ import statistics as standard
 import numpy as np
 import pytest
 
-from bioprop.bench.report import statistics
+from bioprop.bench import statistics
 
 
 def test_mean_and_deviation():
@@ -20,7 +20,7 @@ def test_mean_and_deviation():
     (97.941, 0.0812, '97.94 ± 0.08'), (64.712, 9.41, '64.7 ± 9.4'),
     (0.28512, 0.0362, '0.285 ± 0.036'), (1.0, 3e-8, '1.000 ± 0.000'), (100.0, 0.0, '100.0 ± 0.0'),
     (-0.5, 0.21, '−0.50 ± 0.21'), (123456.0, 2345.0, '123456 ± 2345'), (0.0, 0.0, '0.00 ± 0.00'),
-    (97.941, None, '97.94')])
+    (97.941, None, '97.94'), (float('inf'), float('nan'), 'inf ± nan')])
 def test_as_many_places_as_matter(mean, sd, text):
   assert str(statistics.Summary(mean, sd, 3)) == text
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # Its parts load when they are first used; scipy.stats takes half a second.
 
 LEVEL = 0.95
 LEAST = 3  # Values that an interval is given of: one or two, resampled, do not tell how they vary.
