@@ -132,6 +132,7 @@ def test_what_cannot_be(rules, seeds, batch, error, words):
     ntk.kernels(make_config(), rules, seeds, batch)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(python, tmp_path):
   """The table, the arrays and the picture; what is there is not replaced unless it is said."""
   argv = ('ntk', '--config.model_options.hidden=8', '--batch=20', '--seeds=1,2', '--rules=fa,hebb',

@@ -168,6 +168,7 @@ def test_one_probe_gives_its_own(tmp_path, kind, names):
   assert {file.name for file in (tmp_path / 'run').glob('*.png')} == {file.name for file in files}
 
 
+@pytest.mark.slow
 def test_probes_that_measured_at_other_steps_are_drawn_at_the_nearest(tmp_path, figures):
   """A row is one moment, or as near to it as there is."""
   _run(tmp_path / 'run', ('entk', 'features'))

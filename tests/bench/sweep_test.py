@@ -202,6 +202,7 @@ def test_more_seeds_train_only_those(finished, monkeypatch):
   assert row[1:] == [_mean_and_deviation(values), 'not run']
 
 
+@pytest.mark.slow
 def test_from_the_command_line(finished, python):
   """The same table, and commas between brackets do not part rules."""
   folder, runs = finished
@@ -216,6 +217,7 @@ def test_from_the_command_line(finished, python):
   assert _files(folder / 'runs') == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on(tmp_path, monkeypatch, capsys):
   """The run that was done stays as it is, and the other begins after its last checkpoint."""
   runs = plan.plan(tmp_path / 'runs', [_config(tmp_path, epochs=2)], ['bp', 'fa'], [0])

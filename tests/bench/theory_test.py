@@ -156,6 +156,7 @@ def test_figure_4():
   np.testing.assert_allclose(high, [0.471, 0.819, 2.65, 2.08, 1.43], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_networks_that_diverge_are_told_of(monkeypatch):
   """By what to change: their limit may be stable where they are not."""
   config = config_lib.base('dynamics')

@@ -60,6 +60,7 @@ def case(program, tools):
   return tools.Case(model, SAMPLE, (3, 6, 17), gradient, plugged)
 
 
+@pytest.mark.slow
 def test_every_parameter_is_covered(case):
   rules = case.describe('fa')
   assert all(rule == ('local' if 'Norm' in path or 'norm' in path else 'fa')

@@ -330,7 +330,9 @@ def check(model, x, every_way):
           and np.abs(own[path] - w).max() < 1e-3 * np.abs(w).max()}
 
 
-@pytest.mark.parametrize('chain', CHAINS)
+@pytest.mark.parametrize('chain', [
+    pytest.param(chain, marks=pytest.mark.slow) if chain in ('cells', 'modules', 'calls') else chain
+    for chain in CHAINS])
 def test_exact(x64, chain):
   """B = W is backprop; with signs all weights learn otherwise, but for the readout's."""
   makers, every_way = CHAINS[chain]

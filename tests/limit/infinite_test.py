@@ -35,12 +35,13 @@ def close(one, other, tolerance=2e-6):
   np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * float(jnp.abs(other).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule, told', [
     (bioprop.make('fa', rho=0.5, scale=0.8), {'rule': 'fa', 'rho': 0.5, 'scale': 0.8}),
-    *(pytest.param(rule, {'rule': rule}, marks=pytest.mark.slow) for rule in (
+    *((rule, {'rule': rule}) for rule in (
         'bp', 'dfa', 'hebb', 'last_layer', 'align_prop', 'align_ada', 'align_zero', 'gln')),
-    *(pytest.param(rule, {'rule': 'last_layer'}, marks=pytest.mark.slow)  # They know W no better.
-      for rule in ('kp', 'dkp', 'pfa'))])
+    # They know W no better.
+    *((rule, {'rule': 'last_layer'}) for rule in ('kp', 'dkp', 'pfa'))])
 def test_it_reads_what_lazy_kernels_is_told(rule, told):
   """Every kernel of an MLP with biases, under every rule."""
   phi = 'relu' if rule == 'gln' else 'tanh'
@@ -230,7 +231,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize('name', REFUSED)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name in (
+        'max pooling', 'token mixing', 'batch norm', 'depthwise') else name for name in REFUSED])
 def test_refusals(name):
   """What has no limit is named, with its place and what could replace it."""
   function, x, words = REFUSED[name]
@@ -240,9 +243,11 @@ def test_refusals(name):
 
 @pytest.mark.parametrize('run, words', [
     (lambda: theory.infinite(Twice(), X), 'used a second time'),
-    (lambda: theory.infinite(ATTEND, IMAGES.reshape(5, 16, 2)), 'product of two activities'),
+    pytest.param(lambda: theory.infinite(ATTEND, IMAGES.reshape(5, 16, 2)),
+                 'product of two activities', marks=pytest.mark.slow),
     (lambda: theory.infinite(made(conv_net), IMAGES, rule='drtp'), 'no lazy limit'),
-    (lambda: theory.infinite(made(conv_net), IMAGES, max_gib=1e-9), r'max_gib allows 1e-09'),
+    pytest.param(lambda: theory.infinite(made(conv_net), IMAGES, max_gib=1e-9),
+                 r'max_gib allows 1e-09', marks=pytest.mark.slow),
     (lambda: theory.infinite(made(conv_net), IMAGES, variances={'Nothing': 1.0}), 'matches no'),
     (lambda: theory.infinite(made(conv_net), IMAGES, variances={'*': -1.0}), 'no variance'),
     (lambda: theory.infinite(made(conv_net), IMAGES, IMAGES[:, 1:]), 'one network sees both'),

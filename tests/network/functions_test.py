@@ -259,6 +259,7 @@ class Small(nn.Module):
     return nn.Dense(3, param_dtype=jnp.float64)(nn.tanh(nn.Dense(4, param_dtype=jnp.float64)(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'kp', 'align_ada'])
 def test_linen_models_are_pickled_and_copied(rule):
   """They give the same gradients."""

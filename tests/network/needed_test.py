@@ -27,7 +27,8 @@ class Layer(nn.Module):
     return nn.relu(nn.Dense(4)(x)), None
 
 
-@pytest.mark.parametrize('way', [lambda f: f, jax.jit, jax.vmap])
+@pytest.mark.parametrize('way', [
+    lambda f: f, jax.jit, pytest.param(jax.vmap, marks=pytest.mark.slow)])
 def test_it_is_the_functions_own_result(way):
   keys = jax.random.split(jax.random.key(0), 2)
   init = lambda key: Stack().init(key, jnp.ones((1, 4)))

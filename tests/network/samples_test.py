@@ -245,7 +245,9 @@ class Flat(nn.Module):
     return Dense()(nn.relu(Dense()(nn.relu(Dense()(x)))))
 
 
-@pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule not in OF_TIME])
+@pytest.mark.parametrize('rule', [
+    rule if rule in ('fa', 'dfa', 'kp') else pytest.param(rule, marks=pytest.mark.slow)
+    for rule in bioprop.RULES if rule not in OF_TIME])
 def test_many_seeds_at_once(tools, rule):
   """vmap of the gradient over parameters, feedback and keys is a loop over them."""
   model, x = bioprop.plug(Flat() if rule == 'gln' else Deep(), rule), tools.draw(N, N)

@@ -108,7 +108,9 @@ def close(got, want, rtol=1e-10):
                got, want)
 
 
-@pytest.mark.parametrize('name', ZOO)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name in (
+        'lenet', 'resnet', 'transformer', 'recurrent') else name for name in ZOO])
 @pytest.mark.parametrize('rule', ALIGN)
 @pytest.mark.usefixtures('x64')
 def test_at_initialisation_it_is_backprop(name, rule):

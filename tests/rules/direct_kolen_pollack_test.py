@@ -106,6 +106,7 @@ class Positions(nn.Module):
     return nn.Dense(2, param_dtype=F, name='last')(x)
 
 
+@pytest.mark.slow
 def test_positions_and_stacks(x64):
   """Each position's error times its own activities; of a stack each layer's own."""
   x = np.random.RandomState(0).randn(5, 6, 4)
@@ -127,6 +128,7 @@ def test_positions_and_stacks(x64):
     np.testing.assert_allclose(one, other, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_shared_feedback_gets_the_mean_over_locations(x64):
   x = np.random.RandomState(0).randn(3, 4, 4, 2)
   model = bioprop.plug(Cnn(), bioprop.make('dkp', rate=1.0, spatial='shared'))

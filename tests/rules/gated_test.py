@@ -144,6 +144,7 @@ def test_projections_are_independent_normals():
   np.testing.assert_allclose(np.corrcoef([one, two, three]), np.eye(3), atol=5 / 64)
 
 
+@pytest.mark.slow
 def test_wide_fields_are_gaussian():
   """h^2 of 4096 units given the gates: its covariance is cos(t) (1 - t / pi), not the ReLU's."""
   x = on_the_sphere(0, np.pi / 4)

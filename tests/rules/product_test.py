@@ -169,6 +169,7 @@ def test_decay_of_all_feedback_changes_nothing(x64):
                gradient(params, feedback), gradient(params, smaller))
 
 
+@pytest.mark.slow
 def test_stacks_have_one_each():
   """Of layers in a scan, each its own matrix; of a tied readout, of the weight as it multiplies."""
 

@@ -76,6 +76,7 @@ def test_duals(name):
       np.testing.assert_allclose(got(*arrays(aa, ab, bb))[0], want, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ALL)
 @pytest.mark.parametrize('x64', [False, True])
 def test_duals_at_the_edge(name, x64):
@@ -146,6 +147,7 @@ def test_kinks():
   assert all(not phi.kinks for phi in (Linear(), Erf(), Sin(), Cos(), as_activation('tanh')))
 
 
+@pytest.mark.slow
 def test_names_and_functions():
   """Names mean what they do in Flax; functions with closed forms get these."""
   h = jnp.linspace(-3, 3, 7)
@@ -161,6 +163,7 @@ def test_names_and_functions():
   np.testing.assert_allclose(inside(h), jnp.sin(h) + h, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_functions_with_kinks():
   """What has no closed form is one function between some places."""
   assert as_activation(lambda h: jnp.maximum(h, 0)) == ReLU()
@@ -207,6 +210,7 @@ def test_what_a_function_closes_over():
     jax.jit(lambda c: as_activation(lambda h: jnp.tanh(c * h))(c[None]))(1.0)
 
 
+@pytest.mark.slow
 def test_what_no_activation_takes():
   """Numbers are finite; polynomials do not overflow."""
   for make in (lambda: ReLU(slope=math.nan), lambda: Sin(math.inf), lambda: Cos('1'),
@@ -219,6 +223,7 @@ def test_what_no_activation_takes():
       np.testing.assert_allclose(Quadrature(jnp.exp, nodes=nodes).dual(one, one, one), math.e**2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_quadrature_of_what_is_not_smooth():
   """The errors that the documentation tells of."""

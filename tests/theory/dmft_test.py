@@ -59,7 +59,7 @@ def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):
 
 
 @pytest.mark.parametrize('rule, rho', [
-    ('bp', 0.0), slow('fa', 0.0), slow('fa', 0.6), slow('dfa', 0.0), ('gln', 0.0)])
+    slow('bp', 0.0), slow('fa', 0.0), slow('fa', 0.6), slow('dfa', 0.0), ('gln', 0.0)])
 def test_poor_networks_are_lazy(rule, rho):
   """At gamma_0 -> 0 kernels stay the lazy ones, and outputs follow them."""
   phi = theory.ReLU(scale=2**0.5) if rule == 'gln' else 'erf'
@@ -140,8 +140,9 @@ def test_relus_have_their_kinks():
   assert error[0] < 0.08 and error[1] > 0.12, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule, depth, share', [
-    ('dfa', 1, 0.2), slow('bp', 1, 0.2), slow('fa', 2, 0.5), slow('hebb', 1, 0.8)])
+    ('dfa', 1, 0.2), ('bp', 1, 0.2), ('fa', 2, 0.5), ('hebb', 1, 0.8)])
 def test_errors_fall_with_richness_where_the_start_is_known(rule, depth, share):
   """At gamma_0 = .05, of f and of K; and the means stay what they are."""
   kernel = jnp.asarray(X @ X.T / X.shape[1])

@@ -136,7 +136,7 @@ def test_the_diagonal_is_exact(options):
 
 
 @pytest.mark.parametrize('rule', ['bp', 'gln'])
-@pytest.mark.parametrize('phi', ['relu', 'tanh'])
+@pytest.mark.parametrize('phi', ['relu', pytest.param('tanh', marks=pytest.mark.slow)])
 @pytest.mark.usefixtures('x64')
 def test_two_sets_of_samples(rule, phi):
   """Are blocks of one; under jit too."""

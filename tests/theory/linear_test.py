@@ -41,7 +41,9 @@ def network(rule, rho, width, seed, depth=3, gamma0=1.0, learning_rate=0.04, ste
   return np.stack(kernels)
 
 
-@pytest.mark.parametrize('rule, rho', [('bp', 0.0), ('fa', 0.0), ('fa', 0.5), ('dfa', 0.0)])
+@pytest.mark.parametrize('rule, rho', [
+    ('fa', 0.5),
+    *(pytest.param(rule, 0.0, marks=pytest.mark.slow) for rule in ('bp', 'fa', 'dfa'))])
 def test_networks_approach_it(rule, rho):
   """The distance of one network's K falls as the root of its width."""
   exact = theory.solve_linear(X, Y, rule=rule, rho=rho, **SETTING).entk

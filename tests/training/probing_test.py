@@ -89,6 +89,7 @@ def _same_bits(a, b):
     np.testing.assert_array_equal(leaf, other)
 
 
+@pytest.mark.slow
 def test_at_the_first_step_of_each_epoch_at_every_nth_after_it_and_at_the_end(whole):
   """And at no other; a file for each."""
   assert set(_files(whole[0])) == {
@@ -219,6 +220,7 @@ def test_steps_per_call_changes_nothing(whole, tmp_path, monkeypatch):
   assert _records(tmp_path / 'run') == _records(whole[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_and_resumed_has_the_same_files(whole, tmp_path, monkeypatch):
   """Bit for bit; what was measured after the checkpoint is measured again."""
   path, plain = tmp_path / 'run', Trainer.epoch

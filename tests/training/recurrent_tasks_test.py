@@ -253,6 +253,7 @@ def test_probes_measure(name):
   assert all(np.isfinite(list(one.scalars.values())).all() for one in found.values())
 
 
+@pytest.mark.slow
 def test_runs_side_by_side(tmp_path, monkeypatch):
   """Tables and curves say R^2 where there is no accuracy, and what to type where it was asked."""
   config = load('flip_flop')

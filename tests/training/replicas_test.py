@@ -149,6 +149,7 @@ def test_states_of_all_seeds_are_made_by_one_program(config):
     jax.tree.map(np.testing.assert_array_equal, found, Trainer(alone).init())
 
 
+@pytest.mark.slow
 def test_one_diverges_and_the_others_go_on(config, tmp_path):
   """It says where, as alone; the others are as they were without it."""
   config.loss = 'mse'

@@ -124,11 +124,11 @@ def test_latex_compiles(made, tmp_path):
   assert done.returncode == 0 and 'Overfull' not in done.stdout, done.stdout[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kinds, names', [
     (('angles',), ('angles',)),
-    pytest.param(('entk', 'features', 'angles', 'alignment', 'theory'),
-                 ('kernels', 'angles', 'alignment', 'spectrum', 'theory'),
-                 marks=pytest.mark.slow)], ids=['angles', 'all'])
+    (('entk', 'features', 'angles', 'alignment', 'theory'),
+     ('kernels', 'angles', 'alignment', 'spectrum', 'theory'))], ids=['angles', 'all'])
 def test_a_single_run_shows_its_curves_and_pictures(tmp_path, leave, kinds, names):
   """And is the same each time."""
   run = leave(tmp_path / 'one', probes=kinds)
@@ -139,6 +139,7 @@ def test_a_single_run_shows_its_curves_and_pictures(tmp_path, leave, kinds, name
   assert '**mlp on digits: representations**' in made['report.md'].decode()
 
 
+@pytest.mark.slow
 def test_figures_of_columns_that_are_named_alike_are_files_of_their_own(tmp_path, leave):
   for column in ('a_b', 'a-b'):
     for seed in (0, 1):
@@ -163,6 +164,7 @@ def test_texts_and_runs_without_results(tmp_path, leave):
   assert not any(name.endswith('.png') for name in made)
 
 
+@pytest.mark.slow
 def test_every_run_has_a_line(tmp_path, leave):
   """Finished, unfinished, and not begun; R^2 where there is one."""
   leave(tmp_path / 'done', test=0.25, fit=True)
