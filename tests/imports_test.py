@@ -33,6 +33,7 @@ def test_nothing_heavy_before_it_is_used(of_flax):
   assert not HEAVY & (ours - of_flax)
 
 
+@pytest.mark.slow
 def test_it_would_be_seen(of_flax):
   """A heavy module is not there for Flax's sake."""
   assert {'matplotlib', 'bioprop.bench'} <= HEAVY & (loaded('import bioprop.bench.plots') - of_flax)

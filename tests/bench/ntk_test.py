@@ -70,6 +70,7 @@ def test_kernels_are_those_of_the_configured_network(kernels, rule):
     np.testing.assert_allclose(kernel, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_fewer_examples_are_those_of_the_run():
   """config.examples, by the configuration's seed, with their own statistics; in blocks."""
   config = make_config(examples=60)

@@ -103,6 +103,7 @@ def test_no_data(tmp_path):
     run(small(problems=({'dataset': 'mnist', 'samples': 9},), data_dir=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_networks_that_diverge_are_told_of(monkeypatch):
   """By what to type."""
   monkeypatch.setattr(images, 'train', lambda *_, **__: np.full((12, 10), np.nan))

@@ -83,6 +83,7 @@ def test_training(x64):
   assert np.ptp(drawn.loss[:, 0]) > 1e-6 > np.ptp(found.loss[:, 0])
 
 
+@pytest.mark.slow
 def test_single_modes(x64):
   """The flow and its Jacobian, of numbers that are known."""
   del x64
@@ -170,6 +171,7 @@ def test_ranks():
   assert spectra(0.3, 0.1, 0.0, 0.2) and not spectra(0.2, 0.1, 0.0, 0.3)
 
 
+@pytest.mark.slow
 def test_wrong_theories_are_found(monkeypatch):
   """Rates that are off, and a point that is said to be stable."""
   right = recurrent_modes.recurrent.linearised

@@ -138,6 +138,7 @@ def test_figure_1():
     assert claims[name].agrees, claims[name]
 
 
+@pytest.mark.slow
 def test_figure_4():
   """Linear theory over six draws of data, beside the numbers of equations.md, A7 (one draw)."""
   found = []

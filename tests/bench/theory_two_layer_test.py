@@ -90,6 +90,7 @@ def test_factor_of_backprop(cases):
     np.testing.assert_allclose(slope[1:-1], want[1:-1], atol=0.05)
 
 
+@pytest.mark.slow
 def test_theory_without_the_factor_is_found(cases, monkeypatch):
   """As printed in the paper."""
   right = theory.two_layer

@@ -59,6 +59,7 @@ def case(program, tools):
            f'{block}/MlpBlock_0/Dense_1': lambda h: h / 0.9})
 
 
+@pytest.mark.slow
 def test_every_parameter_is_covered(case):
   rules = case.describe('fa')
   assert all(rule == ('local' if 'Norm' in path or 'norm' in path else 'fa')

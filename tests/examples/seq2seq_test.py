@@ -36,6 +36,7 @@ def case(program, tools):
                     readouts=('DecoderLSTMCell_0/Dense_0',))
 
 
+@pytest.mark.slow
 def test_every_parameter_is_covered(case):
   assert set(case.describe('fa').values()) == {'fa'}
 

@@ -53,6 +53,7 @@ def case(program, tools):
            'classifier/keys_only_mlp_attention/keys': jnp.tanh})
 
 
+@pytest.mark.slow
 def test_every_parameter_is_covered(case):
   """The embedding too, which is no layer: a matrix of their own, in which they look tokens up."""
   assert set(case.describe('fa').values()) == {'fa'}

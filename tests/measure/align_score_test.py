@@ -77,6 +77,7 @@ def test_convolutions_as_operators_on_images():
   assert 0.05 < want < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_a_rotation_of_the_outputs_is_no_difference():
   """1 for dW Q, less for its entries shuffled; attention and tokens too, at first calls."""

@@ -132,11 +132,12 @@ def test_every_rule(rule):
   check('rnn' if rule in OF_TIME else 'mlp', rule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, rule', [
-    ('rnn', 'align_zero'), *(pytest.param(name, rule, marks=pytest.mark.slow) for name, rule in (
-        ('convolutions', 'bp'), ('convolutions', 'dfa'), ('convolutions', 'align_ada'),
-        ('shared', 'bp'), ('shared', 'dfa'), ('shared', 'align_ada'), ('lenet', 'fa'),
-        ('resnet', 'bp'), ('resnet', 'dfa'), ('rnn', 'dfa'), ('transformer', 'fa')))])
+    ('convolutions', 'bp'), ('convolutions', 'dfa'), ('convolutions', 'align_ada'),
+    ('shared', 'bp'), ('shared', 'dfa'), ('shared', 'align_ada'), ('lenet', 'fa'),
+    ('resnet', 'bp'), ('resnet', 'dfa'), ('rnn', 'dfa'), ('rnn', 'align_zero'),
+    ('transformer', 'fa')])
 @pytest.mark.usefixtures('x64')
 def test_every_layer(name, rule):
   """Convolutions, norms, embeddings, attention, layers that are called twice, loops."""

@@ -58,6 +58,7 @@ def test_the_network_is_as_measured(measured):
   np.testing.assert_allclose(found['loss'], -logs[np.arange(6), LABELS].mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_limit_is_that_of_infinite(measured):
   """Of the plain model under the same rule, and described as the network is."""
   _, _, found, _ = measured

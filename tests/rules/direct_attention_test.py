@@ -85,6 +85,7 @@ def test_feedback_serves_a_position_and_not_a_sequence(setting):
           ('query', 'key', 'value', 'out'), (CLASSES, WIDTH))
 
 
+@pytest.mark.slow
 def test_what_a_position_sends_depends_on_its_own_error_only(setting):
   """The Jacobian of dx [n, t, d] in e [m, s, c] is zero off n = m, t = s, for a rule, not for bp.
 

@@ -139,6 +139,7 @@ def test_shared_feedback_gets_the_mean_over_locations(x64):
                              np.einsum('no,nhwc->oc', out, x) / 16, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_several_weights_of_a_layer():
   """Names of two weights in one layer, in linen and in NNX, and what describe says of them."""
 

@@ -154,6 +154,7 @@ def test_decay_leaves_the_cosine_of_the_expansion(expansion):
   assert abs(cosine - 1 / math.sqrt(1 + 1 / expansion)) < 0.02
 
 
+@pytest.mark.slow
 def test_decay_of_all_feedback_changes_nothing(x64):
   """An optimiser that is handed the frozen part too, as that of a function may be."""
   x = np.random.RandomState(0).randn(5, 4)

@@ -58,8 +58,9 @@ def test_linear_networks_follow_their_closed_equations(rule, rho, gamma0):
   assert max(found.error['f'], found.error['entk']) < 0.05 and found.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule, rho', [
-    slow('bp', 0.0), slow('fa', 0.0), slow('fa', 0.6), slow('dfa', 0.0), ('gln', 0.0)])
+    ('bp', 0.0), ('fa', 0.0), ('fa', 0.6), ('dfa', 0.0), ('gln', 0.0)])
 def test_poor_networks_are_lazy(rule, rho):
   """At gamma_0 -> 0 kernels stay the lazy ones, and outputs follow them."""
   phi = theory.ReLU(scale=2**0.5) if rule == 'gln' else 'erf'
@@ -196,6 +197,7 @@ def test_inputs_of_zeros():
   np.testing.assert_array_equal(inside.phi[..., P], 0)
 
 
+@pytest.mark.slow
 def test_small_gamma0_is_not_rounded_away():
   """At the least that is allowed outputs are those of the lazy network."""
   lazy = theory.lazy_kernels(jnp.asarray(X), 2, 'erf', 'bp').entk
@@ -253,6 +255,7 @@ def test_other_losses():
   np.testing.assert_allclose(logistic.delta, Y / (1 + np.exp(Y * logistic.f)), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_keys_give_equal_solutions():
   """And others do not, by about what the error says."""
   one, same, other = (solve(gamma0=1.0, samples=FEW, key=jax.random.key(seed))

@@ -188,6 +188,7 @@ def test_float32(name):
     assert worst(name, pairs, jnp.float32) < 3e-6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('x64')
 def test_a_quadrant_is_an_angle_at_any_correlation():
   """The probability of (u > 0, v > 0), by Sheppard (1899); and of places apart, SciPy's."""
@@ -330,6 +331,7 @@ def test_what_no_activation_takes():
       make()
 
 
+@pytest.mark.slow
 def test_what_rounding_leaves_nothing_of_is_nan():
   """In float32 ELU's ramps are lost at variances of 1e4; a ReLU6's are not."""
   s = jnp.asarray([1.0, 1e4])

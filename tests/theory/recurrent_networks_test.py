@@ -80,6 +80,7 @@ def test_modes_learn_as_matrices(rule, options):
     np.testing.assert_allclose(got, want, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_eprop_of_modes_over_many_units():
   """It is rflo with the mean of w for a leak, but for what a random basis leaves."""
   rng = np.random.RandomState(0)
@@ -190,6 +191,7 @@ def test_rank_of_what_is_learned(outputs):
   assert found.loss[-1] < found.loss[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule, options', RULES, ids=str)
 def test_learning_without_end(rule, options):
   """One update of sequences without end, and in float32."""

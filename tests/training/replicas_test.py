@@ -180,6 +180,7 @@ def test_probes_measure_none_that_has_diverged(config, tmp_path):
   assert isinstance(bad, DivergedError) and names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_a_divergence_that_comes_earlier_when_it_is_made_again(config, tmp_path):
   """As rounding may differ: the earlier one is told, and no exception of ours leaks."""
   config.update(loss='mse', learning_rate=1e30)
