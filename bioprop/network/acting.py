@@ -102,7 +102,7 @@ class Acting(Walk):
     rule, weight, x = self._rule_of(op), known[op.weight], known[op.x][0]
     params = {op.name: weight[0]}
     if op.bias is not None:
-      params['bias'] = known[op.bias][0]
+      params[op.bias_name] = known[op.bias][0]
     seen = op.op({at: known[at][0] for at in op.others}, rule.reads_error,
                  activation=self._phis.get(op.number), readout=op.number in self._readouts,
                  auxiliary=op.number in self._auxiliaries, **self._in_time(op, rule))

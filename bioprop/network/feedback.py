@@ -1,4 +1,5 @@
 """Makes feedback: shaped like parameters, beside them; shaped like activities, one for each op."""
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -19,8 +20,8 @@ Draw = Callable[[Key], Mapping[str, Array]]
 def homes(network: Network) -> dict[int, Home]:
   """Where each op's feedback is kept that is shaped like activities, by the op's number.
 
-  Uses of one parameter whose inputs have the same features share it, as a layer's calls do; others
-  are numbered.
+  Uses of one weight whose inputs have the same features share it, as a layer's calls do; others of
+  its first parameter are numbered.
   """
   found, known = {}, {}
   for op in network.ops:
@@ -29,9 +30,10 @@ def homes(network: Network) -> dict[int, Home]:
     own = known.setdefault(op.path, [])
     if not op.seen_x.live:  # Nothing is sent there.
       continue
-    if (features, op.stack) not in own:
-      own.append((features, op.stack))
-    found[op.number] = op.path, own.index((features, op.stack))
+    use = features, op.stack, op.paths
+    if use not in own:
+      own.append(use)
+    found[op.number] = op.path, own.index(use)
   return found
 
 
@@ -170,10 +172,12 @@ def _direct(rule: Rule, op: SeenOp, home: Home, params, draws: Draws,
   layer, _, name = op.path.rpartition('/')
   own = draws.key(f'{home[0]}:{home[1]}')
 
+  bare = dataclasses.replace(_bare(name), features=op.features)
+
   def make(key: Key) -> dict[str, Any]:
     redraw = lambda key: {name: draws._draw(key)[op.path]}
-    made = rule.init_feedback(key, Site(layer or name, _bare(name), {name: params[op.path]},
-                                        redraw, x, error, op.w_aval)) or {}
+    made = rule.init_feedback(key, Site(layer or name, bare, {name: params[op.path]}, redraw, x,
+                                        error, op.w_aval)) or {}
     return {leaf: value for leaf, value in made.items() if leaf != name}
 
   for _ in op.stack:

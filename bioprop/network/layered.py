@@ -17,7 +17,7 @@ from bioprop.network.see import data, parameter, see
 from bioprop.network.temporal import in_time, truncated
 from bioprop.network.truncation import Loop
 from bioprop.network.values import CONSTANT, Network, SeenOp
-from bioprop.rules import Rule
+from bioprop.rules import Backprop, Rule
 from bioprop.rules.credit import tap
 from bioprop.typing import Array, Key, PyTree
 
@@ -117,6 +117,24 @@ class Layered:
     ends = [frame.seen[at].ends for at in frame.outs]
     own = ends[self.output[0]]
     return own, frozenset().union(*ends) - own
+
+  @functools.cached_property
+  def _detached(self) -> frozenset[int]:
+    """The ops that reach nothing which the function returns, or through stop_gradient only."""
+    frame, below = self.traced.network.frame, {op.number: op.seen_x.ends
+                                               for op in self.traced.network.ops}
+    reached: frozenset[int] = frozenset()
+    new = reached.union(*(frame.seen[at].ends for at in frame.outs))
+    while new:
+      reached |= new
+      new = frozenset().union(*(below[number] for number in new)) - reached
+    return frozenset(below) - reached
+
+  def _acting(self, op: SeenOp) -> Rule:
+    """An op's rule; of a detached one, to which no error belongs, backprop, of whose gradient of
+    zeros a broadcast knows nothing."""
+    rule = self.rules[op.number]
+    return Backprop() if rule.reads_error and op.number in self._detached else rule
 
   @functools.cached_property
   def _in_time(self) -> tuple[dict[int, Entries], dict[int, Loop]]:
@@ -241,7 +259,7 @@ class Layered:
     readouts, auxiliaries = self.readouts
     direct = self._checked(params, weights, direct)
     reads = any(rule.reads_error for rule in self.rules.values())
-    walk = Acting(lambda op: self.rules[op.number], backed=frozenset(weights), direct=direct,
+    walk = Acting(self._acting, backed=frozenset(weights), direct=direct,
                   homes=homes(self.traced.network), error=self.output[1] if reads else None,
                   key=key, phis=self.phis, readouts=readouts, auxiliaries=auxiliaries,
                   recurrent=self.recurrent, loops={**self._in_time[1], **(loops or {})}, taps=taps)

@@ -127,13 +127,30 @@ class SeenOp:
     return self.path.rpartition('/')[2]
 
   @property
+  def bias_name(self) -> str:
+    """What a rule calls what is added."""
+    return 'added' if self.name == 'bias' else 'bias'
+
+  @property
+  def features(self) -> int | None:
+    """The weight's axis of the output's features, as `Op.features`."""
+    node, rank = self.nodes[0], len(self.w_aval.shape)
+    if node.name == 'conv_general_dilated':
+      return node.eqn.params['dimension_numbers'].rhs_spec[0]
+    if node.name != 'dot_general':
+      return rank - 1 if rank else None
+    at = node.ins.index(self.weight)
+    met = {axis for pair in node.eqn.params['dimension_numbers'] for axis in pair[at]}
+    return max(set(range(rank)) - met, default=None)
+
+  @property
   def others(self) -> tuple[int, ...]:
     """Slots of constants that it reads beside weight, input and bias."""
     made = {self.weight, self.x, self.bias, *(out for node in self.nodes for out in node.outs)}
     return tuple(dict.fromkeys(at for node in self.nodes for at in node.ins if at not in made))
 
   def op(self, known: Mapping[int, Array], front: bool = False, **about: Any) -> Op:
-    """The op as a rule sees it, a function of {name: weight, 'bias': bias} and x.
+    """The op as a rule sees it, a function of {name: weight, bias_name: bias} and x.
 
     Args:
       known: values of its `others`.
@@ -147,13 +164,13 @@ class SeenOp:
       values[self.weight] = params[self.name]
       values[self.x] = jax.numpy.moveaxis(x, 0, self.seen_x.axis) if move[0] else x
       if self.bias is not None:
-        values[self.bias] = params['bias']
+        values[self.bias] = params[self.bias_name]
       for node in self.nodes:
         values.update(zip(node.outs, bind(node.eqn, [values[at] for at in node.ins])))
       y = values[self.out]
       return jax.numpy.moveaxis(y, self.seen_y.axis, 0) if move[1] else y
 
-    return Op(function, (self.name,), **about)
+    return Op(function, (self.name,), features=self.features, **about)
 
 
 Step = Node | SeenOp

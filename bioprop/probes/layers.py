@@ -81,7 +81,7 @@ class Layer:
     """
     params = {self.op.name: self._made([weights[path] for path in self._paths])}
     if self.op.bias is not None:
-      params['bias'] = self._filled(self.op.bias, jnp.zeros)
+      params[self.op.bias_name] = self._filled(self.op.bias, jnp.zeros)
     known = {at: self.frame.constants.get(at, self._filled(at, jnp.ones)) for at in self.op.others}
     return self.op.op(known, front=True)(params, x)
 

@@ -33,7 +33,7 @@ class Op:
   Attributes:
     function: maps (params, x) to y; affine in each of the two.
     weights: the name of the parameter that multiplies x, as in ('kernel',); the other in `params`,
-      if there is one, is 'bias', which is added.
+      if there is one, is added: 'bias', or 'added' where that is the weight's own name.
     activation: the elementwise nonlinearity phi that follows the op, so that the post-synaptic
       activity is phi(y); only for rules with `needs_activation`, None otherwise.
     readout: the op's output reaches the network's output through no other op; only for rules with
@@ -43,6 +43,8 @@ class Op:
       those of a mask that broadcasts to x; only for rules with `needs_time`, False otherwise.
     own: keeps of an array shaped like the weight the entries by which a recurrent neuron meets
       itself (W's diagonal), zeros elsewhere; only for rules that say `meets_itself`.
+    features: the weight's axis along which the features of the output lie, the last of several;
+      None where it has none, as a vector that is contracted with x.
   """
   function: Callable[[Params, Array], Array]
   weights: tuple[str, ...]
@@ -51,6 +53,7 @@ class Op:
   auxiliary: bool = False
   recurrent: bool | np.ndarray = False
   own: Callable[[Array], Array] | None = None
+  features: int | None = -1
 
   def __call__(self, params: Params, x: Array) -> Array:
     return self.function(params, x)

@@ -108,7 +108,8 @@ class ProductFeedbackAlignment(SendingRule):
       return None
     name, = site.op.weights
     weight = site.params[name] if site.weight is None else site.weight
-    out, dtype = weight.shape[-1], at_least_float32(weight.dtype)
+    axis, dtype = site.op.features, at_least_float32(weight.dtype)
+    out = weight.shape[axis] if weight.shape and axis is not None else 1
     middle = math.ceil(self.expansion * out)
     self._check_memory(site.path, (out, middle), dtype)
     b = jax.random.normal(jax.random.fold_in(key, 1), (out, middle), dtype)
@@ -127,7 +128,7 @@ class ProductFeedbackAlignment(SendingRule):
     learned = {name: credit.params[name] for name in feedback if name != _GRAM}
     if _GRAM in feedback:  # A lookup of tokens has none: its update of a tied weight is P's too.
       gram = _balanced(feedback[_GRAM])
-      learned = {name: (d.astype(gram.dtype) @ gram).astype(d.dtype) for name, d in learned.items()}
+      learned = {name: _times(d, gram, op.features) for name, d in learned.items()}
       learned[_GRAM] = None
     return credit._replace(feedback=learned)
 
@@ -146,3 +147,11 @@ class ProductFeedbackAlignment(SendingRule):
 def _balanced(gram):
   """The matrix over the mean of its diagonal."""
   return gram / jnp.mean(jnp.diagonal(gram))
+
+
+def _times(d, gram, axis):
+  """An update shaped like the weight, times G along the axis of the output's features."""
+  d, dtype = d.astype(gram.dtype), d.dtype
+  if axis is None:
+    return (d * gram[0, 0]).astype(dtype)
+  return jnp.moveaxis(jnp.moveaxis(d, axis, -1) @ gram, -1, axis).astype(dtype)

@@ -163,7 +163,7 @@ class _Follow(Walk):
     self.matrices[op.number] = weight if _contracted(op) == 0 else weight.T
     params = {op.name: weight}
     if op.bias is not None:
-      params['bias'] = self.biases[op.number] = known[op.bias][0]
+      params[op.bias_name] = self.biases[op.number] = known[op.bias][0]
     seen = op.op({at: known[at][0] for at in op.others})
     y = seen(params, jax.lax.stop_gradient(x))
     layered, rule = self._one.layered, self._one.layered.rules[op.number]
