@@ -1,13 +1,11 @@
 """The table of a sweep: what the runs' own records say."""
-import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from bioprop.bench import statistics
+from bioprop.bench.sweep import choice
 from bioprop.bench.sweep.plan import LOCK, Run
 from bioprop.errors import WorkdirError
 from bioprop.training import files, metrics, workdir
@@ -78,9 +76,7 @@ def is_done(one: Run) -> bool:
 
 
 def chosen(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """What of the tuned values is best by the validation split, in the mean over seeds.
-
-  A value under which a run diverged is taken only if there is no other.
+  """What of the tuned values is best by the validation split, as `choice.best` has it.
 
   Args:
     runs: of one rule and one place.
@@ -90,11 +86,15 @@ def chosen(runs: Sequence[Run]) -> dict[str, Any] | None:
   """
   if not all(map(is_done, runs)):
     return None
-  found: dict[str, tuple[Mapping[str, Any], list[float]]] = {}
+  groups: dict[str, list[Run]] = {}
   for one in runs:
-    score = -math.inf if (one.path / DIVERGED).exists() else _validation(one)
-    found.setdefault(repr(one.tuned), (one.tuned, []))[1].append(score)
-  return dict(max(found.values(), key=lambda pair: np.mean(pair[1]))[0])
+    groups.setdefault(repr(one.tuned), []).append(one)
+  candidates = list(groups.values())
+  failed = [[(one.path / DIVERGED).exists() for one in group] for group in candidates]
+  at, _ = choice.best([
+      {one.config.seed: _validation(one) for one, gone in zip(group, own) if not gone}
+      for group, own in zip(candidates, failed)], list(map(sum, failed)))
+  return dict(candidates[at or 0][0].tuned)  # Where all of them diverged, the first.
 
 
 def _validation(one):
