@@ -440,8 +440,9 @@ def test_fields_are_crossed_and_the_best_is_chosen_by_validation(tmp_path, monke
   over = plan.parse_fields(['model_options.hidden:(8,),(4,)', 'validation:100'], 'over')
   assert over == {'model_options.hidden': [(8,), (4,)], 'validation': [100]}
   tune = plan.parse_fields(['learning_rate:.1,.2', 'rule_options.rho:0,1'], 'tune')
-  runs = plan.plan(tmp_path / 'runs', [_config(tmp_path)], ['bp'], [0, 1], over, tune)
-  assert len(runs) == 8  # bp has no rho.
+  runs = plan.plan(tmp_path / 'runs', [_config(tmp_path)], ['bp', 'fa'], [0, 1], over, tune)
+  assert len(runs) == 8 + 16  # bp has no rho.
+  runs = [one for one in runs if one.rule == 'bp']
   work.train(runs, None)
   rows = _cells(table.table(runs))
   assert rows == [['rule', 'small hidden=(8,) validation=100', 'small hidden=(4,) validation=100'],

@@ -68,7 +68,7 @@ def plan(root: str | os.PathLike, configs: Sequence[str], rules: Sequence[str],
 
   Raises:
     ConfigError: if a configuration, a rule or a field cannot be read, two runs have one directory,
-      or there is nothing to choose by.
+      there is nothing to choose by, or what is to be tuned is an option of none of the rules.
     UnknownRuleError, RuleOptionError: if there is no such rule, or it has no such option.
   """
   root, over, tune = pathlib.Path(root).expanduser(), over or {}, tune or {}
@@ -98,6 +98,13 @@ def plan(root: str | os.PathLike, configs: Sequence[str], rules: Sequence[str],
         raise ConfigError(f'{name} under {rule} and another of the runs would both be written to '
                           f'{path}. Give their files other names, or sweep them apart.')
       runs[path] = Run(column, rule, path, config, values, tuned)
+  for field in tune:
+    if not any(field in one.tuned for one in runs.values()):
+      set_field(configs_lib.load(configs[0]), field, tune[field][0])  # Says what is misspelt.
+      raise ConfigError(f'--tune has {field}, which is to be chosen for none of the rules '
+                        f'{", ".join(rules)}: they have no such option, or are named with its '
+                        'value. Leave it out, or add a rule that has it, such as --rules=fa for '
+                        '--tune=rule_options.rho:0,1.')
   return list(runs.values())
 
 
