@@ -1,8 +1,11 @@
 """What `bioprop sweep` cannot do, or has not done, is told, and nothing is lost."""
+import json
+
 import pytest
 
-from bioprop.bench.sweep import plan
+from bioprop.bench.sweep import plan, table
 from bioprop.errors import ConfigError
+from bioprop.training import workdir
 
 CONFIG = '''
 from bioprop.training import base
@@ -23,6 +26,23 @@ def file(tmp_path):
   return str(tmp_path / 'small.py')
 
 
+@pytest.fixture
+def leave():
+  """leave(one, test) makes what training leaves of a run: None of a divergence."""
+
+  def make(one, test):
+    one.path.mkdir(parents=True)
+    (one.path / 'config.json').write_text(json.dumps(workdir.as_json(one.config)))
+    if test is None:
+      (one.path / table.DIVERGED).write_text('the loss is nan')
+      return
+    records = [{'epoch': 1, 'train_loss': 1.0, 'train_accuracy': 0.5, 'seconds': 1.0},
+               {'test_loss': test, 'test_accuracy': test}]
+    (one.path / 'metrics.jsonl').write_text(''.join(f'{json.dumps(each)}\n' for each in records))
+
+  return make
+
+
 @pytest.mark.parametrize('rules, option, words', [
     (['bp', 'fa'], 'roh', "no field 'rule_options.roh'.* mean 'rho' in place of 'roh'"),
     (['bp'], 'rho', '--tune has rule_options.rho, which .* none of the rules bp'),
@@ -36,3 +56,17 @@ def test_an_option_that_is_tuned_for_no_rule_is_told(file, tmp_path, rules, opti
                    tune={'rule_options.rho': [.25, 1]})
   assert [one.tuned for one in runs if one.rule == 'fa'] == [
       {'rule_options.rho': .25}, {'rule_options.rho': 1}]
+
+
+def test_seeds_that_are_missing_are_counted_beside_the_others(file, tmp_path, leave):
+  """Neither finished nor diverged: the caption says of how many seeds a mean would be."""
+  runs = plan.plan(tmp_path / 'runs', [file], ['bp'], range(4))
+  cell = lambda: table.table(runs).splitlines()[-1].split('|')[2].strip()
+  assert cell() == 'not run'
+  leave(runs[1], None)
+  assert cell() == '1 diverged, 3 missing'
+  leave(runs[0], .5)
+  leave(runs[2], .5)
+  assert cell() == '50.00 ± 0.00, 1 diverged, 1 missing'
+  leave(runs[3], .5)
+  assert cell() == '50.00 ± 0.00, 1 diverged'

@@ -116,6 +116,8 @@ def _cell(runs, metric):
   diverged = sum((one.path / DIVERGED).exists() for one in runs)
   parts = [str(statistics.summary(values))] if values else []
   parts += [f'{diverged} diverged'] if diverged else []
+  missing = len(runs) - len(values) - diverged
+  parts += [f'{missing} missing'] if parts and missing else []
   found = ', '.join(parts) or 'not run'
   with_what = ', '.join(f'{field.rpartition(".")[2]} {value:g}' if isinstance(value, float) else
                         f'{field.rpartition(".")[2]} {value}' for field, value in best.items())
