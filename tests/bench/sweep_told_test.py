@@ -1,10 +1,12 @@
 """What `bioprop sweep` cannot do, or has not done, is told, and nothing is lost."""
 import json
+import types
 
 import pytest
+from absl import flags
 
-from bioprop.bench.sweep import plan, table
-from bioprop.errors import ConfigError
+from bioprop.bench.sweep import asked, plan, table
+from bioprop.errors import ConfigError, WorkdirError
 from bioprop.training import workdir
 
 CONFIG = '''
@@ -70,3 +72,27 @@ def test_seeds_that_are_missing_are_counted_beside_the_others(file, tmp_path, le
   assert cell() == '50.00 ± 0.00, 1 diverged, 1 missing'
   leave(runs[3], .5)
   assert cell() == '50.00 ± 0.00, 1 diverged'
+
+
+def test_a_table_that_no_sweep_has_written_is_left_as_it_is(file, tmp_path):
+  """It is the user's; that of a sweep before is replaced."""
+  root = tmp_path / 'runs'
+  root.mkdir()
+  (root / 'table.md').write_text('mine')
+  runs = plan.plan(root, [file], ['bp'], [0])
+  with pytest.raises(WorkdirError, match=r'table.md would be replaced.*bioprop sweep .*runs/sweep'):
+    plan.write(root, runs, 'test_accuracy')
+  assert [path.name for path in root.iterdir()] == ['table.md']
+  (root / 'table.md').unlink()
+  plan.write(root, runs, 'test_accuracy')
+  before = table.write(root, runs, 'test_accuracy').read_text()
+  plan.write(root, runs, 'test_loss')
+  assert table.write(root, runs, 'test_loss').read_text() != before
+
+
+def test_no_seeds_are_no_sweep(monkeypatch):
+  """An empty --seeds= is told, with what to type."""
+  seeds = flags.ListParser().parse('')
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(rules='bp', seeds=seeds))
+  with pytest.raises(ConfigError, match='--seeds is empty.*--seeds=0,1,2'):
+    asked.rules_and_seeds()

@@ -18,6 +18,7 @@ from bioprop.training import files
 
 _NOT_FIELDS = ('seed', 'rule', 'probes')
 _SWEEP = 'sweep.json'
+TABLE = 'table.md'  # Written last, so that no sweep has it without sweep.json.
 LOCK = '.sweep.lock'  # Held by who writes a file of the whole sweep.
 
 Fields = Mapping[str, Sequence[Any]]  # Values by field.
@@ -183,11 +184,15 @@ def write(root: str | os.PathLike, runs: Sequence[Run], metric: str) -> None:
   What earlier sweeps have written there stays.
 
   Raises:
-    WorkdirError: if it cannot be written.
+    WorkdirError: if it cannot be written, or a table.md is there that no sweep has written.
     ConfigError: if what is there is damaged.
   """
   root = pathlib.Path(root).expanduser()
   try:
+    if (root / TABLE).exists() and not (root / _SWEEP).exists():
+      raise WorkdirError(f'{root / TABLE} would be replaced by the table of the sweep, and no '
+                         f'{_SWEEP} beside it says that it is of one. Move it away, or choose '
+                         f'another directory: bioprop sweep {root}/sweep CONFIG ...')
     root.mkdir(parents=True, exist_ok=True)
     with files.locked(root / LOCK):  # Several processes may start at once.
       known = {one['path']: one for one in read(root)}

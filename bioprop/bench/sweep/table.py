@@ -6,7 +6,7 @@ from typing import Any
 
 from bioprop.bench import statistics
 from bioprop.bench.sweep import choice
-from bioprop.bench.sweep.plan import LOCK, Run
+from bioprop.bench.sweep.plan import LOCK, TABLE, Run
 from bioprop.errors import WorkdirError
 from bioprop.training import files, metrics, workdir
 
@@ -18,7 +18,6 @@ UNITS = {
     'test_mse': 'mean square error of a test output, in the targets\' unit squared',
 }
 DIVERGED = 'diverged.txt'  # In the directory of a run that diverged: what it said.
-_TABLE = 'table.md'
 
 
 def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
@@ -43,7 +42,7 @@ def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
 
 def write(root: str | os.PathLike, runs: Sequence[Run], metric: str) -> pathlib.Path:
   """Writes the table, with what it shows, to RUNS/table.md."""
-  path = pathlib.Path(root, _TABLE).expanduser()
+  path = pathlib.Path(root, TABLE).expanduser()
   text = f'{caption(runs, metric)}\n\n{table(runs, metric)}\n'
   # Processes that share a sweep end together.
   with files.locked(path.with_name(LOCK)), files.replacing(path) as file:
