@@ -11,7 +11,7 @@ import pytest
 
 from bioprop.bench import statistics
 from bioprop.bench.sweep import __main__ as program
-from bioprop.bench.sweep import plan, table, work
+from bioprop.bench.sweep import plan, saved, table, work
 from bioprop.errors import (
   ConfigError,
   DivergedError,
@@ -338,7 +338,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, where):
   (tmp_path / 'file').write_text('x')
   runs = plan.plan(tmp_path / where, [_config(tmp_path)], ['bp'], [0])
   with pytest.raises(WorkdirError, match=f'{tmp_path / where}.*bioprop sweep RUNS'):
-    plan.write(tmp_path / where, runs, 'test_accuracy')
+    saved.write(tmp_path / where, runs, 'test_accuracy')
 
 
 def test_the_directory_of_the_runs_was_forgotten(python):
@@ -448,9 +448,9 @@ def test_fields_are_crossed_and_the_best_is_chosen_by_validation(tmp_path, monke
   assert rows == [['rule', 'small hidden=(8,) validation=100', 'small hidden=(4,) validation=100'],
                   ['bp', '10.00 ± 0.00 (learning_rate 0.2)', '20.00 ± 0.00 (learning_rate 0.1)']]
   assert 'learning_rate: chosen by the validation split' in table.caption(runs, 'test_accuracy')
-  plan.write(tmp_path / 'runs', runs, 'test_accuracy')
-  plan.write(tmp_path / 'runs', runs[:1], 'test_accuracy')
-  assert len(plan.read(tmp_path / 'runs')) == 8
+  saved.write(tmp_path / 'runs', runs, 'test_accuracy')
+  saved.write(tmp_path / 'runs', runs[:1], 'test_accuracy')
+  assert len(saved.read(tmp_path / 'runs')['runs']) == 8
   with pytest.raises(ConfigError, match='chooses by the validation split.*--over=validation'):
     plan.plan(tmp_path / 'runs', [_config(tmp_path)], ['bp'], [0], tune=tune)
 
@@ -502,5 +502,5 @@ def test_a_home_directory_that_the_shell_did_not_write_out(tmp_path, monkeypatch
   monkeypatch.setenv('HOME', str(tmp_path))
   one, = plan.plan('~/runs', [_config(tmp_path)], ['bp'], [0])
   assert one.path == tmp_path / 'runs' / 'small' / 'bp-seed0'
-  plan.write('~/runs', [one], 'test_accuracy')
-  assert [run['path'] for run in plan.read('~/runs')] == ['small/bp-seed0']
+  saved.write('~/runs', [one], 'test_accuracy')
+  assert [run['path'] for run in saved.read('~/runs')['runs']] == ['small/bp-seed0']

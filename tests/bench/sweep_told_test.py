@@ -5,7 +5,8 @@ import types
 import pytest
 from absl import flags
 
-from bioprop.bench.sweep import asked, plan, table
+from bioprop.bench.sweep import __main__ as program
+from bioprop.bench.sweep import asked, plan, saved, table, work
 from bioprop.errors import ConfigError, WorkdirError
 from bioprop.training import workdir
 
@@ -81,12 +82,12 @@ def test_a_table_that_no_sweep_has_written_is_left_as_it_is(file, tmp_path):
   (root / 'table.md').write_text('mine')
   runs = plan.plan(root, [file], ['bp'], [0])
   with pytest.raises(WorkdirError, match=r'table.md would be replaced.*bioprop sweep .*runs/sweep'):
-    plan.write(root, runs, 'test_accuracy')
+    saved.write(root, runs, 'test_accuracy')
   assert [path.name for path in root.iterdir()] == ['table.md']
   (root / 'table.md').unlink()
-  plan.write(root, runs, 'test_accuracy')
+  saved.write(root, runs, 'test_accuracy')
   before = table.write(root, runs, 'test_accuracy').read_text()
-  plan.write(root, runs, 'test_loss')
+  saved.write(root, runs, 'test_loss')
   assert table.write(root, runs, 'test_loss').read_text() != before
 
 
@@ -96,3 +97,26 @@ def test_no_seeds_are_no_sweep(monkeypatch):
   monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(rules='bp', seeds=seeds))
   with pytest.raises(ConfigError, match='--seeds is empty.*--seeds=0,1,2'):
     asked.rules_and_seeds()
+
+
+@pytest.mark.parametrize('found', [
+    '{"runs": {"a": 1}}', '{"version": 1, "runs": [{"a": 1}]}', '{"version": 7, "runs": []}', '[]',
+    '{'])
+def test_a_sweep_json_of_something_else_is_left_as_it_is(file, tmp_path, found):
+  """One paragraph, by the same check as a report has, and no run is added to it."""
+  (tmp_path / 'sweep.json').write_text(found)
+  with pytest.raises(WorkdirError, match='sweep.json is damaged.*Move it away'):
+    saved.write(tmp_path, plan.plan(tmp_path, [file], ['bp'], [0]), 'test_accuracy')
+  assert (tmp_path / 'sweep.json').read_text() == found
+
+
+@pytest.mark.parametrize('limit', [0.0, -1.0, float('inf'), float('nan')])
+def test_a_limit_of_memory_that_is_none(file, tmp_path, monkeypatch, limit):
+  """Told before anything is made."""
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(
+      rules='bp', seeds=['0', '1'], over=[], tune=[], metric='test_accuracy', replicas=None,
+      data_dir=None, max_gib=limit))
+  monkeypatch.setattr(work, 'train', lambda *args, **options: {})
+  with pytest.raises(SystemExit, match=f'--max_gib is {limit}, .*--max_gib=8'):
+    program.main(['sweep', str(tmp_path / 'runs'), file])
+  assert not (tmp_path / 'runs').exists()

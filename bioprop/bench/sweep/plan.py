@@ -1,7 +1,6 @@
 """Which runs a sweep is made of, and where each is."""
 import ast
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -10,15 +9,12 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from bioprop.errors import ConfigError, WorkdirError
+from bioprop.errors import ConfigError
 from bioprop.rules import RULES, make
 from bioprop.training import config as config_lib
 from bioprop.training import configs as configs_lib
-from bioprop.training import files
 
 _NOT_FIELDS = ('seed', 'rule', 'probes')
-_SWEEP = 'sweep.json'
-TABLE = 'table.md'  # Written last, so that no sweep has it without sweep.json.
 LOCK = '.sweep.lock'  # Held by who writes a file of the whole sweep.
 
 Fields = Mapping[str, Sequence[Any]]  # Values by field.
@@ -176,52 +172,6 @@ def parse_rule(rule: str) -> tuple[str, dict[str, object]]:
   except (TypeError, ValueError):
     raise ConfigError(f'--rules has {rule!r}, which is no rule: type a name, or a name with '
                       'options, such as \'fa(rho=0.5,scale=1)\'.') from None
-
-
-def write(root: str | os.PathLike, runs: Sequence[Run], metric: str) -> None:
-  """Adds the runs to RUNS/sweep.json, by which `bioprop report` knows them.
-
-  What earlier sweeps have written there stays.
-
-  Raises:
-    WorkdirError: if it cannot be written, or a table.md is there that no sweep has written.
-    ConfigError: if what is there is damaged.
-  """
-  root = pathlib.Path(root).expanduser()
-  try:
-    if (root / TABLE).exists() and not (root / _SWEEP).exists():
-      raise WorkdirError(f'{root / TABLE} would be replaced by the table of the sweep, and no '
-                         f'{_SWEEP} beside it says that it is of one. Move it away, or choose '
-                         f'another directory: bioprop sweep {root}/sweep CONFIG ...')
-    root.mkdir(parents=True, exist_ok=True)
-    with files.locked(root / LOCK):  # Several processes may start at once.
-      known = {one['path']: one for one in read(root)}
-      for one in runs:
-        path = str(one.path.relative_to(root))
-        known[path] = {'path': path, 'column': one.column, 'rule': one.rule,
-                       'over': dict(one.over), 'tuned': dict(one.tuned), 'seed': one.config.seed}
-      with files.replacing(root / _SWEEP) as file:
-        file.write(json.dumps({'version': 1, 'metric': metric, 'runs': list(known.values())},
-                              indent=1).encode())
-  except OSError as error:
-    raise WorkdirError(f'cannot write the sweep into {root}: {error.strerror or error}. Choose a '
-                       'directory that you can write to: bioprop sweep RUNS CONFIG ...') from error
-
-
-def read(root: str | os.PathLike) -> list[dict[str, Any]]:
-  """The runs that RUNS/sweep.json has, none without it.
-
-  Raises:
-    ConfigError: if it is damaged.
-  """
-  path = pathlib.Path(root, _SWEEP).expanduser()
-  try:
-    return json.loads(path.read_text('utf-8'))['runs']
-  except FileNotFoundError:
-    return []
-  except (ValueError, KeyError, TypeError) as error:
-    raise ConfigError(f'{path} is damaged ({error}). Move it away, and start the sweep again: the '
-                      'runs themselves are not touched.') from error
 
 
 def with_rule(config: ml_collections.ConfigDict, rule: str) -> ml_collections.ConfigDict:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bioprop.bench import statistics
 from bioprop.bench.sweep import choice
-from bioprop.bench.sweep.plan import LOCK, TABLE, Run
+from bioprop.bench.sweep.plan import LOCK, Run
 from bioprop.errors import WorkdirError
 from bioprop.training import files, metrics, workdir
 
@@ -18,6 +18,7 @@ UNITS = {
     'test_mse': 'mean square error of a test output, in the targets\' unit squared',
 }
 DIVERGED = 'diverged.txt'  # In the directory of a run that diverged: what it said.
+TABLE = 'table.md'
 
 
 def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
