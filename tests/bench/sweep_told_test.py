@@ -7,8 +7,8 @@ from absl import flags
 
 from bioprop.bench.sweep import __main__ as program
 from bioprop.bench.sweep import asked, plan, saved, table, work
-from bioprop.errors import ConfigError, WorkdirError
-from bioprop.training import workdir
+from bioprop.errors import CheckpointError, ConfigError, DivergedError, WorkdirError
+from bioprop.training import loop, workdir
 
 CONFIG = '''
 from bioprop.training import base
@@ -18,8 +18,10 @@ def get_config():
   config = base()
   config.model_options.hidden = (8,)
   config.epochs = 1
+  config.validation = 100
   return config
 '''
+EPOCH = '{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "seconds": 1.0}\n'
 
 
 @pytest.fixture
@@ -39,9 +41,8 @@ def leave():
     if test is None:
       (one.path / table.DIVERGED).write_text('the loss is nan')
       return
-    records = [{'epoch': 1, 'train_loss': 1.0, 'train_accuracy': 0.5, 'seconds': 1.0},
-               {'test_loss': test, 'test_accuracy': test}]
-    (one.path / 'metrics.jsonl').write_text(''.join(f'{json.dumps(each)}\n' for each in records))
+    last = json.dumps({'test_loss': test, 'test_accuracy': test})
+    (one.path / 'metrics.jsonl').write_text(f'{EPOCH}{last}\n')
 
   return make
 
@@ -120,3 +121,20 @@ def test_a_limit_of_memory_that_is_none(file, tmp_path, monkeypatch, limit):
   with pytest.raises(SystemExit, match=f'--max_gib is {limit}, .*--max_gib=8'):
     program.main(['sweep', str(tmp_path / 'runs'), file])
   assert not (tmp_path / 'runs').exists()
+
+
+def test_pictures_are_of_what_was_trained_last(file, tmp_path, leave, monkeypatch):
+  """Drawn anew where a run was tried again, and not where it has failed."""
+  runs = plan.plan(tmp_path / 'runs', [file], ['bp'], [0, 1, 2])
+  outcomes = [None, DivergedError('the loss is nan'), CheckpointError('it is damaged')]
+
+  def run_held(trainers, directories, *rest):
+    for path in directories:
+      (path / 'curves.png').write_text('old')
+      (path / 'metrics.jsonl').write_text(EPOCH)
+    return outcomes
+
+  monkeypatch.setattr(loop, 'run_held', run_held)
+  monkeypatch.setattr(work, 'is_done', lambda one: (one.path / 'curves.png').exists())
+  assert list(work.train(runs, None)) == [runs[2].path]
+  assert [(one.path / 'curves.png').read_bytes() == b'old' for one in runs] == [False, False, True]

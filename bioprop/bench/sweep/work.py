@@ -58,7 +58,8 @@ def train(runs: Sequence[Run], data_dir: str | None, *, replicas: int | None = N
         for one, outcome in zip(taken, outcomes):
           if isinstance(outcome, BiopropError):
             _note(one, outcome, failed)
-          _draw(one)
+          if one.path not in failed:  # Its records have grown, if it was tried before.
+            _draw(one)
           board.done(one)
         del trainers
         jax.clear_caches()  # The next runs are of another shape.
@@ -116,8 +117,8 @@ def _note(one, error, failed):
 
 
 def _draw(one):
-  """Draws a run's curves and what its probes found, unless that is done."""
-  if metrics.read(one.path) and not (one.path / _PICTURE).exists():
+  """Draws a run's curves and what its probes found."""
+  if metrics.read(one.path):
     if metrics.is_finished(one.path):
       pictures.draw(one.path, one.path)
     plots.curves(one.path, one.path / _PICTURE)  # The last: it says that all are there.
