@@ -3,6 +3,7 @@
 What sets them apart is in their configurations, or in the sweep.json of the sweep that they are of
 (bioprop/bench/sweep/saved.py).
 """
+import collections
 import json
 import os
 import pathlib
@@ -67,26 +68,57 @@ class Found(NamedTuple):
 def find(roots: Iterable[str | os.PathLike]) -> Found:
   """Reads all runs in some directories: each is one, or has some at any depth.
 
-  A directory with a sweep.json holds the runs that are listed there.
+  A directory with a sweep.json holds the runs that are listed there. Columns of several sweeps are
+  never one, be they named alike: their configurations may differ.
 
   Raises:
     WorkdirError: if a directory does not exist or has no runs, or a file of a run is damaged.
   """
-  listed, plain, metric, unlisted = [], [], None, []
+  sweeps: dict[pathlib.Path, list[Run]] = {}
+  plain, metric, unlisted, seen = [], None, [], set()
   for root in dict.fromkeys(map(pathlib.Path, roots)):
-    before = len(listed) + len(plain)
+    there = 0
     for path in _directories(root):
       if (plan := saved.read(path)) is not None:
         metric = metric or plan.get('metric')
-        own = [_listed(path, entry) for entry in plan['runs']]
-        listed += own
-        unlisted += sorted({*_runs_below(path)} - {one.path for one in own})
+        there += len(plan['runs'])
+        if path.resolve() not in sweeps:
+          own = [_listed(path, entry) for entry in plan['runs']]
+          unlisted += sorted({*_runs_below(path)} - {one.path for one in own})
+          sweeps[path.resolve()] = _unseen(own, seen)
       else:
+        there += 1
         plain.append((root, path))
-    if len(listed) + len(plain) == before:
+    if not there:
       raise WorkdirError(f'{root} holds no run: there is no config.json, there or in any directory '
                          'below. Give the --workdir of bioprop train, or the directory of a sweep.')
-  return Found([*listed, *_named(plain)], metric, unlisted)
+  single = [(root, path) for root, path in plain if path.resolve() not in seen]
+  return Found([*_by_sweep(sweeps), *_named(single)], metric, unlisted)
+
+
+def _unseen(runs, seen):
+  """Those runs that were not seen, which from now on are: one that is found twice counts once."""
+  found = []
+  for one in runs:
+    if (place := one.path.resolve()) not in seen:
+      seen.add(place)
+      found.append(one)
+  return found
+
+
+def _by_sweep(sweeps: Mapping[pathlib.Path, Sequence[Run]]) -> list[Run]:
+  """The runs of all; where sweeps share a column's name, its sweep goes before it."""
+  held = collections.Counter(
+      name for own in sweeps.values() for name in {one.column for one in own})
+  count: dict[str, int] = collections.Counter()
+  found = []
+  for path, own in sweeps.items():
+    count[path.name] += 1
+    alike = sum(other.name == path.name for other in sweeps) > 1
+    label = f'{path.name} ({count[path.name]})' if alike else path.name
+    found += [one._replace(column=f'{label}/{one.column}') if held[one.column] > 1 else one
+              for one in own]
+  return found
 
 
 def _directories(root: pathlib.Path) -> list[pathlib.Path]:
