@@ -138,3 +138,38 @@ def test_pictures_are_of_what_was_trained_last(file, tmp_path, leave, monkeypatc
   monkeypatch.setattr(work, 'is_done', lambda one: (one.path / 'curves.png').exists())
   assert list(work.train(runs, None)) == [runs[2].path]
   assert [(one.path / 'curves.png').read_bytes() == b'old' for one in runs] == [False, False, True]
+
+
+def test_classes_and_targets_have_the_loss_in_common(file, tmp_path, leave):
+  """Which is advised where both are there; where one of them is, a score of its own."""
+  runs = plan.plan(tmp_path / 'runs', [file], ['bp', 'fa'], [0])
+  leave(runs[0], .5)
+  with pytest.raises(WorkdirError, match='are classes.*--metric=test_accuracy'):
+    table.table(runs, 'test_r2')
+  leave(runs[1], .5)
+  records = (runs[1].path / 'metrics.jsonl').read_text().replace('test_accuracy', 'test_r2')
+  (runs[1].path / 'metrics.jsonl').write_text(records)
+  for metric, kind in (('test_r2', 'classes'), ('test_accuracy', 'numbers')):
+    with pytest.raises(WorkdirError, match=f'are {kind}.*--metric=test_loss'):
+      table.table(runs, metric)
+  assert 'bp' in table.table(runs, 'test_loss')
+
+
+def test_a_group_of_settings_is_no_field(file, tmp_path):
+  """Its name and what is in it are told, in one paragraph."""
+  with pytest.raises(ConfigError) as caught:
+    plan.plan(tmp_path, [file], ['fa'], [0], tune={'rule_options': [.5]})
+  assert 'rule_options is a group of settings, and cannot be 0.5. ' in str(caught.value)
+  assert 'such as rule_options.' in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_sweep_has_no_workdir_to_be_advised(file, tmp_path, leave):
+  """A run of another configuration, and what is no run."""
+  runs = plan.plan(tmp_path / 'runs', [file], ['bp', 'fa'], [0])
+  leave(runs[0], .5)
+  runs[0].config.learning_rate = .25
+  runs[1].path.mkdir()
+  (runs[1].path / 'mine').touch()
+  for one, words in zip(runs, (r'go on with it, or sweep', r'left as it is\. Sweep')):
+    with pytest.raises(WorkdirError, match=f'{words} into another directory: bioprop sweep OTHER'):
+      work.train([one], None)

@@ -131,7 +131,7 @@ def set_field(config: ml_collections.ConfigDict, field: str, value: Any) -> None
   """Sets model_options.width and the like.
 
   Raises:
-    ConfigError: if there is no such field, or it takes no such value.
+    ConfigError: if there is no such field, it is a group of them, or it takes no such value.
   """
   *nodes, last = field.split('.')
   node = config
@@ -143,6 +143,10 @@ def set_field(config: ml_collections.ConfigDict, field: str, value: Any) -> None
                         f'{f" Did you mean {close!r} in place of {part!r}?" if close else ""} '
                         f'Valid: {", ".join(valid) or "none"}.')
     parent, node = node, node[part]
+  if isinstance(node, ml_collections.ConfigDict):
+    one = next(iter(node), '...')
+    raise ConfigError(f'{field} is a group of settings, and cannot be {value!r}. Type one, '
+                      f'such as {field}.{one} with values. Valid: {", ".join(node) or "none"}.')
   try:
     parent[last] = value
   except TypeError as error:

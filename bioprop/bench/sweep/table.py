@@ -33,6 +33,7 @@ def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
   Raises:
     WorkdirError: if the record of a finished run is damaged, or has no such number.
   """
+  _refuse_unfit(runs, metric)
   places = list(dict.fromkeys(one.place for one in runs))
   rows = [['rule', *places]]
   for rule in dict.fromkeys(one.rule for one in runs):
@@ -112,7 +113,7 @@ def _cell(runs, metric):
     done = sum(map(is_done, runs))
     return f'{done} of {len(runs)} runs' if done else 'not run'
   runs = [one for one in runs if dict(one.tuned) == best]
-  values = [_number(one.path, _final(one), metric) for one in runs if metrics.is_finished(one.path)]
+  values = [_number(_final(one), metric) for one in runs if metrics.is_finished(one.path)]
   diverged = sum((one.path / DIVERGED).exists() for one in runs)
   parts = [str(statistics.summary(values))] if values else []
   parts += [f'{diverged} diverged'] if diverged else []
@@ -128,13 +129,25 @@ def _final(one) -> Mapping[str, float]:
   return metrics.read(one.path, one.config.epochs)[-1]
 
 
-def _number(path, record, metric):
-  name = 'test_accuracy' if metric == 'test_error' else metric
-  if name not in record:
-    other, labels = (('test_r2', 'numbers') if 'test_r2' in record else
-                     ('test_accuracy', 'classes'))
-    raise WorkdirError(f'{path} has no {metric}: what it was to predict are {labels}. The runs are '
-                       f'trained; to see them, type the same command with --metric={other}.')
+def _key(metric):
+  return 'test_accuracy' if metric == 'test_error' else metric
+
+
+def _refuse_unfit(runs, metric):
+  """Raises WorkdirError if a finished run has no such number, with a metric that all have."""
+  finals = [(one.path, _final(one)) for one in runs if metrics.is_finished(one.path)]
+  kinds = {'test_r2' in record for _, record in finals}
+  for path, record in finals:
+    if _key(metric) not in record:
+      numbers = 'test_r2' in record
+      other = 'test_loss' if len(kinds) > 1 else 'test_r2' if numbers else 'test_accuracy'
+      raise WorkdirError(f'{path} has no {metric}: what it was to predict are '
+                         f'{"numbers" if numbers else "classes"}. The runs are trained; to see '
+                         f'them, type the same command with --metric={other}.')
+
+
+def _number(record, metric):
+  name = _key(metric)
   if metric == 'test_error':
     return 100 - 100 * record[name]
   return 100 * record[name] if metric == 'test_accuracy' else record[name]

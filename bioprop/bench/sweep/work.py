@@ -93,8 +93,10 @@ def _take(left, data_dir, replicas, stack, failed):
       stack.enter_context(workdir.opened(one.path, one.config))
     except InUseError:  # Taken since.
       continue
-    except (DataError, WorkdirError):
+    except DataError:
       raise
+    except WorkdirError as error:
+      raise _elsewhere(error) from error
     except BiopropError as error:
       failed[one.path] = ' '.join(str(error).split())
       continue
@@ -106,6 +108,16 @@ def _take(left, data_dir, replicas, stack, failed):
     if own is None:
       break
   return taken, trainers
+
+
+def _elsewhere(error):
+  """The error with what to type for a sweep, which has no --workdir."""
+  told, _, last = str(error).rpartition('. ')
+  if '--workdir' not in last:
+    return error
+  first, either, _ = last.rpartition(', or ')
+  way = 'weep into another directory: bioprop sweep OTHER ...'
+  return WorkdirError(f'{told}. {f"{first}, or s" if either else "S"}{way}')
 
 
 def _note(one, error, failed):
