@@ -11,7 +11,7 @@ import pytest
 
 from bioprop.bench import statistics
 from bioprop.bench.sweep import __main__ as program
-from bioprop.bench.sweep import plan, table, work
+from bioprop.bench.sweep import plan, saved, table, work
 from bioprop.errors import (
   ConfigError,
   DivergedError,
@@ -338,7 +338,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, where):
   (tmp_path / 'file').write_text('x')
   runs = plan.plan(tmp_path / where, [_config(tmp_path)], ['bp'], [0])
   with pytest.raises(WorkdirError, match=f'{tmp_path / where}.*bioprop sweep RUNS'):
-    plan.write(tmp_path / where, runs, 'test_accuracy')
+    saved.write(tmp_path / where, runs, 'test_accuracy')
 
 
 def test_the_directory_of_the_runs_was_forgotten(python):
@@ -440,16 +440,17 @@ def test_fields_are_crossed_and_the_best_is_chosen_by_validation(tmp_path, monke
   over = plan.parse_fields(['model_options.hidden:(8,),(4,)', 'validation:100'], 'over')
   assert over == {'model_options.hidden': [(8,), (4,)], 'validation': [100]}
   tune = plan.parse_fields(['learning_rate:.1,.2', 'rule_options.rho:0,1'], 'tune')
-  runs = plan.plan(tmp_path / 'runs', [_config(tmp_path)], ['bp'], [0, 1], over, tune)
-  assert len(runs) == 8  # bp has no rho.
+  runs = plan.plan(tmp_path / 'runs', [_config(tmp_path)], ['bp', 'fa'], [0, 1], over, tune)
+  assert len(runs) == 8 + 16  # bp has no rho.
+  runs = [one for one in runs if one.rule == 'bp']
   work.train(runs, None)
   rows = _cells(table.table(runs))
   assert rows == [['rule', 'small hidden=(8,) validation=100', 'small hidden=(4,) validation=100'],
                   ['bp', '10.00 ± 0.00 (learning_rate 0.2)', '20.00 ± 0.00 (learning_rate 0.1)']]
   assert 'learning_rate: chosen by the validation split' in table.caption(runs, 'test_accuracy')
-  plan.write(tmp_path / 'runs', runs, 'test_accuracy')
-  plan.write(tmp_path / 'runs', runs[:1], 'test_accuracy')
-  assert len(plan.read(tmp_path / 'runs')) == 8
+  saved.write(tmp_path / 'runs', runs, 'test_accuracy')
+  saved.write(tmp_path / 'runs', runs[:1], 'test_accuracy')
+  assert len(saved.read(tmp_path / 'runs')['runs']) == 8
   with pytest.raises(ConfigError, match='chooses by the validation split.*--over=validation'):
     plan.plan(tmp_path / 'runs', [_config(tmp_path)], ['bp'], [0], tune=tune)
 
@@ -501,5 +502,5 @@ def test_a_home_directory_that_the_shell_did_not_write_out(tmp_path, monkeypatch
   monkeypatch.setenv('HOME', str(tmp_path))
   one, = plan.plan('~/runs', [_config(tmp_path)], ['bp'], [0])
   assert one.path == tmp_path / 'runs' / 'small' / 'bp-seed0'
-  plan.write('~/runs', [one], 'test_accuracy')
-  assert [run['path'] for run in plan.read('~/runs')] == ['small/bp-seed0']
+  saved.write('~/runs', [one], 'test_accuracy')
+  assert [run['path'] for run in saved.read('~/runs')['runs']] == ['small/bp-seed0']

@@ -3,11 +3,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bioprop.bench.report import runs as runs_lib
 from bioprop.bench.report.metric import Metric
 from bioprop.bench.report.runs import Run
+from bioprop.bench.sweep import choice
 
 BASELINE = 'bp'
 
@@ -117,26 +116,13 @@ def _key(values: Mapping[str, Any]) -> str:
 
 def _chosen(rule: str, groups: list[list[Run]], metric: Metric) -> list[Cell]:
   """The cell of the best candidate; of all where nothing says which that is."""
-  scores = _scores(groups, metric)
-  best = None
+  best, scores = choice.best(
+      [{run.seed: value for run in group
+        if run.final and (value := metric.validated(run)) is not None} for group in groups],
+      [sum(run.state == runs_lib.DIVERGED for run in group) for group in groups])
   if len(groups) == 1:
     best = 0
-  elif any(score is not None for score in scores):
-    # What diverges on fewer seeds goes before what is better on those where it does not.
-    best = min((at for at, score in enumerate(scores) if score is not None), key=lambda at: (
-        sum(run.state == runs_lib.DIVERGED for run in groups[at]),
-        -scores[at]))
   candidates = [Candidate(group[0].tuned, score, group, at == best)
                 for at, (group, score) in enumerate(zip(groups, scores))]
   return [Cell(rule, one.runs[0].over, one.tuned, one.runs, candidates, best is None)
           for one in candidates if one.chosen or best is None]
-
-
-def _scores(groups: list[list[Run]], metric: Metric) -> list[float | None]:
-  """By candidate: seeds that are easier must not decide."""
-  results = [{run.seed: value for run in group
-              if run.final and (value := metric.validated(run)) is not None} for group in groups]
-  tried = [found.keys() for found in results if found]
-  shared = set.intersection(*map(set, tried)) if tried else set()
-  return [float(np.mean([found[seed] for seed in sorted(shared or found)])) if found else None
-          for found in results]

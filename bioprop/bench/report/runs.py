@@ -1,29 +1,22 @@
 """The runs of a report: found on the disk, read, and named by what sets them apart.
 
-What sets them apart is in their configurations, or in the sweep.json of the sweep that they are of:
-
-    {"version": 1, "metric": "test_accuracy", "runs": [
-        {"path": "digits_mlp/fa-seed0", "column": "digits_mlp", "rule": "fa(rho=0.5)", "seed": 0,
-         "over": {"model_options.width": 64}, "tuned": {"learning_rate": 0.1}}, ...]}
-
-path is seen from the file; metric is a key of `bioprop.bench.sweep.table.UNITS`, or null.
+What sets them apart is in their configurations, or in the sweep.json of the sweep that they are of
+(bioprop/bench/sweep/saved.py).
 """
+import collections
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bioprop.bench.sweep import saved
 from bioprop.bench.sweep.table import DIVERGED as REASON
-from bioprop.bench.sweep.table import UNITS
 from bioprop.errors import WorkdirError
 from bioprop.training import config as config_lib
 from bioprop.training import metrics, provenance, workdir
 
 FINISHED, DIVERGED, UNFINISHED = 'finished', 'diverged', 'unfinished'
-SWEEP = 'sweep.json'
-_VERSION = 1
-_ENTRY = {'path': str, 'column': str, 'rule': str, 'seed': int, 'over': dict, 'tuned': dict}
 # What makes no difference to what is compared, or has a name of its own.
 _APART = ('seed', 'rule', *config_lib.PLACEMENT)
 
@@ -75,27 +68,57 @@ class Found(NamedTuple):
 def find(roots: Iterable[str | os.PathLike]) -> Found:
   """Reads all runs in some directories: each is one, or has some at any depth.
 
-  A directory with a sweep.json holds the runs that are listed there.
+  A directory with a sweep.json holds the runs that are listed there. Columns of several sweeps are
+  never one, be they named alike: their configurations may differ.
 
   Raises:
     WorkdirError: if a directory does not exist or has no runs, or a file of a run is damaged.
   """
-  listed, plain, metric, unlisted = [], [], None, []
+  sweeps: dict[pathlib.Path, list[Run]] = {}
+  plain, metric, unlisted, seen = [], None, [], set()
   for root in dict.fromkeys(map(pathlib.Path, roots)):
-    before = len(listed) + len(plain)
+    there = 0
     for path in _directories(root):
-      if (path / SWEEP).is_file():
-        plan = _plan(path / SWEEP)
+      if (plan := saved.read(path)) is not None:
         metric = metric or plan.get('metric')
-        own = [_listed(path, entry) for entry in plan['runs']]
-        listed += own
-        unlisted += sorted({*_runs_below(path)} - {one.path for one in own})
+        there += len(plan['runs'])
+        if path.resolve() not in sweeps:
+          own = [_listed(path, entry) for entry in plan['runs']]
+          unlisted += sorted({*_runs_below(path)} - {one.path for one in own})
+          sweeps[path.resolve()] = _unseen(own, seen)
       else:
+        there += 1
         plain.append((root, path))
-    if len(listed) + len(plain) == before:
+    if not there:
       raise WorkdirError(f'{root} holds no run: there is no config.json, there or in any directory '
                          'below. Give the --workdir of bioprop train, or the directory of a sweep.')
-  return Found([*listed, *_named(plain)], metric, unlisted)
+  single = [(root, path) for root, path in plain if path.resolve() not in seen]
+  return Found([*_by_sweep(sweeps), *_named(single)], metric, unlisted)
+
+
+def _unseen(runs, seen):
+  """Those runs that were not seen, which from now on are: one that is found twice counts once."""
+  found = []
+  for one in runs:
+    if (place := one.path.resolve()) not in seen:
+      seen.add(place)
+      found.append(one)
+  return found
+
+
+def _by_sweep(sweeps: Mapping[pathlib.Path, Sequence[Run]]) -> list[Run]:
+  """The runs of all; where sweeps share a column's name, its sweep goes before it."""
+  held = collections.Counter(
+      name for own in sweeps.values() for name in {one.column for one in own})
+  count: dict[str, int] = collections.Counter()
+  found = []
+  for path, own in sweeps.items():
+    count[path.name] += 1
+    alike = sum(other.name == path.name for other in sweeps) > 1
+    label = f'{path.name} ({count[path.name]})' if alike else path.name
+    found += [one._replace(column=f'{label}/{one.column}') if held[one.column] > 1 else one
+              for one in own]
+  return found
 
 
 def _directories(root: pathlib.Path) -> list[pathlib.Path]:
@@ -103,7 +126,7 @@ def _directories(root: pathlib.Path) -> list[pathlib.Path]:
   if not root.is_dir():
     raise WorkdirError(f'there is no directory {root}. Give the directories of runs, or one that '
                        'has them, such as bioprop report runs/sweep')
-  if (root / SWEEP).is_file() or workdir.read_config(root) is not None:
+  if (root / saved.SWEEP).is_file() or workdir.read_config(root) is not None:
     return [root]
   below = sorted(item for item in root.iterdir() if item.is_dir() and not item.is_symlink())
   return [found for item in below for found in _directories(item)]
@@ -111,27 +134,6 @@ def _directories(root: pathlib.Path) -> list[pathlib.Path]:
 
 def _runs_below(root):
   return {file.parent for file in root.rglob('config.json')}
-
-
-def _plan(file: pathlib.Path) -> Mapping[str, Any]:
-  try:
-    found = json.loads(file.read_text('utf-8'))
-    if not isinstance(found, dict) or not isinstance(found.get('runs'), list):
-      raise ValueError('it has no list of runs')
-    if found.get('version') != _VERSION:
-      raise ValueError(f'it is of version {found.get("version")!r}, and this bioprop reads version '
-                       f'{_VERSION}')
-    if found.get('metric') not in (None, *UNITS):
-      raise ValueError(f'its metric is {found["metric"]!r}; valid: {", ".join(UNITS)}')
-    for entry in found['runs']:
-      for name, kind in _ENTRY.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
-          raise ValueError(f'{name!r} is missing or no {kind.__name__} in {str(entry)[:80]}')
-  except (OSError, ValueError, RecursionError) as error:
-    raise WorkdirError(f'{file} is damaged ({error}). The command of the sweep, given again, '
-                       'writes it anew; or move it away, and runs are named by their '
-                       'configurations.') from error
-  return found
 
 
 def _listed(root, entry) -> Run:

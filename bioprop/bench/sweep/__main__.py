@@ -11,12 +11,13 @@ runs: start the same command in each. RUNS/table.md has mean and standard deviat
 over seeds, and how many diverged; with --tune, of the value with the best mean score on the
 validation split, for each rule. `bioprop report RUNS` makes figures and pages of it.
 """
+import math
 import pathlib
 import sys
 
 from absl import flags, logging
 
-from bioprop.bench.sweep import asked, plan, table, work
+from bioprop.bench.sweep import asked, saved, table, work
 from bioprop.bench.sweep.board import Board, LiveBoard
 from bioprop.errors import ConfigError
 from bioprop.training import cli, together
@@ -34,7 +35,7 @@ def define_flags() -> None:
   flags.DEFINE_integer('replicas', None, 'At most so many runs in one program; without: as many as '
                        'memory holds.', lower_bound=1)
   flags.DEFINE_float('max_gib', None, 'Memory that one program may take on a device, in GiB; '
-                     'without: most of what there is.', lower_bound=0.0)
+                     'without: most of what there is.')
   flags.DEFINE_enum('metric', 'test_accuracy', list(table.UNITS), 'What the table shows.')
 
 
@@ -50,9 +51,14 @@ def main(argv):
           f'configurations. Type for instance: bioprop sweep runs/{pathlib.Path(one).stem} {one} '
           '--rules=bp,fa')
     values = flags.FLAGS
+    limit = values.max_gib
+    if limit is not None and not 0 < limit < math.inf:
+      raise ConfigError(f'--max_gib is {limit}, which is no limit: it is the memory that one '
+                        'program may take on a device, in GiB, a finite number above 0. Type for '
+                        'instance --max_gib=8, or leave it out for most of what there is.')
     runs = asked.planned(argv[1], argv[2:], values.over, values.tune)
-    plan.write(argv[1], runs, values.metric)
-    options = {'replicas': values.replicas, 'limit_gib': values.max_gib}
+    saved.write(argv[1], runs, values.metric)
+    options = {'replicas': values.replicas, 'limit_gib': limit}
     if sys.stdout.isatty():
       with LiveBoard(runs) as board:
         failed = work.train(runs, values.data_dir, board=board, **options)

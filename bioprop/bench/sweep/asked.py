@@ -19,7 +19,7 @@ def planned(root: str, configs: Sequence[str], over: Sequence[str] = (),
   """The runs that the flags ask for; see `plan.plan`.
 
   Raises:
-    ConfigError: also if --seeds are no numbers.
+    ConfigError: also if --seeds are no numbers, or none.
   """
   return plan.plan(root, configs, *rules_and_seeds(), plan.parse_fields(over, 'over'),
                    plan.parse_fields(tune, 'tune'))
@@ -29,8 +29,11 @@ def rules_and_seeds() -> tuple[list[str], list[int]]:
   """What --rules and --seeds say.
 
   Raises:
-    ConfigError: if --seeds are no numbers.
+    ConfigError: if --seeds are no numbers, or none.
   """
+  if not flags.FLAGS.seeds:
+    raise ConfigError('--seeds is empty, and without a seed there is nothing to run. Type for '
+                      'instance --seeds=0,1,2.')
   try:
     seeds = [int(seed) for seed in flags.FLAGS.seeds]
   except ValueError:

@@ -1,7 +1,6 @@
 """Which runs a sweep is made of, and where each is."""
 import ast
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -10,14 +9,12 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from bioprop.errors import ConfigError, WorkdirError
+from bioprop.errors import ConfigError
 from bioprop.rules import RULES, make
 from bioprop.training import config as config_lib
 from bioprop.training import configs as configs_lib
-from bioprop.training import files
 
 _NOT_FIELDS = ('seed', 'rule', 'probes')
-_SWEEP = 'sweep.json'
 LOCK = '.sweep.lock'  # Held by who writes a file of the whole sweep.
 
 Fields = Mapping[str, Sequence[Any]]  # Values by field.
@@ -68,7 +65,7 @@ def plan(root: str | os.PathLike, configs: Sequence[str], rules: Sequence[str],
 
   Raises:
     ConfigError: if a configuration, a rule or a field cannot be read, two runs have one directory,
-      or there is nothing to choose by.
+      there is nothing to choose by, or what is to be tuned is an option of none of the rules.
     UnknownRuleError, RuleOptionError: if there is no such rule, or it has no such option.
   """
   root, over, tune = pathlib.Path(root).expanduser(), over or {}, tune or {}
@@ -98,6 +95,13 @@ def plan(root: str | os.PathLike, configs: Sequence[str], rules: Sequence[str],
         raise ConfigError(f'{name} under {rule} and another of the runs would both be written to '
                           f'{path}. Give their files other names, or sweep them apart.')
       runs[path] = Run(column, rule, path, config, values, tuned)
+  for field in tune:
+    if not any(field in one.tuned for one in runs.values()):
+      set_field(configs_lib.load(configs[0]), field, tune[field][0])  # Says what is misspelt.
+      raise ConfigError(f'--tune has {field}, which is to be chosen for none of the rules '
+                        f'{", ".join(rules)}: they have no such option, or are named with its '
+                        'value. Leave it out, or add a rule that has it, such as --rules=fa for '
+                        '--tune=rule_options.rho:0,1.')
   return list(runs.values())
 
 
@@ -127,7 +131,7 @@ def set_field(config: ml_collections.ConfigDict, field: str, value: Any) -> None
   """Sets model_options.width and the like.
 
   Raises:
-    ConfigError: if there is no such field, or it takes no such value.
+    ConfigError: if there is no such field, it is a group of them, or it takes no such value.
   """
   *nodes, last = field.split('.')
   node = config
@@ -139,6 +143,10 @@ def set_field(config: ml_collections.ConfigDict, field: str, value: Any) -> None
                         f'{f" Did you mean {close!r} in place of {part!r}?" if close else ""} '
                         f'Valid: {", ".join(valid) or "none"}.')
     parent, node = node, node[part]
+  if isinstance(node, ml_collections.ConfigDict):
+    one = next(iter(node), '...')
+    raise ConfigError(f'{field} is a group of settings, and cannot be {value!r}. Type one, '
+                      f'such as {field}.{one} with values. Valid: {", ".join(node) or "none"}.')
   try:
     parent[last] = value
   except TypeError as error:
@@ -168,48 +176,6 @@ def parse_rule(rule: str) -> tuple[str, dict[str, object]]:
   except (TypeError, ValueError):
     raise ConfigError(f'--rules has {rule!r}, which is no rule: type a name, or a name with '
                       'options, such as \'fa(rho=0.5,scale=1)\'.') from None
-
-
-def write(root: str | os.PathLike, runs: Sequence[Run], metric: str) -> None:
-  """Adds the runs to RUNS/sweep.json, by which `bioprop report` knows them.
-
-  What earlier sweeps have written there stays.
-
-  Raises:
-    WorkdirError: if it cannot be written.
-    ConfigError: if what is there is damaged.
-  """
-  root = pathlib.Path(root).expanduser()
-  try:
-    root.mkdir(parents=True, exist_ok=True)
-    with files.locked(root / LOCK):  # Several processes may start at once.
-      known = {one['path']: one for one in read(root)}
-      for one in runs:
-        path = str(one.path.relative_to(root))
-        known[path] = {'path': path, 'column': one.column, 'rule': one.rule,
-                       'over': dict(one.over), 'tuned': dict(one.tuned), 'seed': one.config.seed}
-      with files.replacing(root / _SWEEP) as file:
-        file.write(json.dumps({'version': 1, 'metric': metric, 'runs': list(known.values())},
-                              indent=1).encode())
-  except OSError as error:
-    raise WorkdirError(f'cannot write the sweep into {root}: {error.strerror or error}. Choose a '
-                       'directory that you can write to: bioprop sweep RUNS CONFIG ...') from error
-
-
-def read(root: str | os.PathLike) -> list[dict[str, Any]]:
-  """The runs that RUNS/sweep.json has, none without it.
-
-  Raises:
-    ConfigError: if it is damaged.
-  """
-  path = pathlib.Path(root, _SWEEP).expanduser()
-  try:
-    return json.loads(path.read_text('utf-8'))['runs']
-  except FileNotFoundError:
-    return []
-  except (ValueError, KeyError, TypeError) as error:
-    raise ConfigError(f'{path} is damaged ({error}). Move it away, and start the sweep again: the '
-                      'runs themselves are not touched.') from error
 
 
 def with_rule(config: ml_collections.ConfigDict, rule: str) -> ml_collections.ConfigDict:

@@ -1,13 +1,11 @@
 """The table of a sweep: what the runs' own records say."""
-import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from bioprop.bench import statistics
+from bioprop.bench.sweep import choice
 from bioprop.bench.sweep.plan import LOCK, Run
 from bioprop.errors import WorkdirError
 from bioprop.training import files, metrics, workdir
@@ -20,7 +18,7 @@ UNITS = {
     'test_mse': 'mean square error of a test output, in the targets\' unit squared',
 }
 DIVERGED = 'diverged.txt'  # In the directory of a run that diverged: what it said.
-_TABLE = 'table.md'
+TABLE = 'table.md'
 
 
 def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
@@ -35,6 +33,7 @@ def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
   Raises:
     WorkdirError: if the record of a finished run is damaged, or has no such number.
   """
+  _refuse_unfit(runs, metric)
   places = list(dict.fromkeys(one.place for one in runs))
   rows = [['rule', *places]]
   for rule in dict.fromkeys(one.rule for one in runs):
@@ -45,7 +44,7 @@ def table(runs: Sequence[Run], metric: str = 'test_accuracy') -> str:
 
 def write(root: str | os.PathLike, runs: Sequence[Run], metric: str) -> pathlib.Path:
   """Writes the table, with what it shows, to RUNS/table.md."""
-  path = pathlib.Path(root, _TABLE).expanduser()
+  path = pathlib.Path(root, TABLE).expanduser()
   text = f'{caption(runs, metric)}\n\n{table(runs, metric)}\n'
   # Processes that share a sweep end together.
   with files.locked(path.with_name(LOCK)), files.replacing(path) as file:
@@ -78,9 +77,7 @@ def is_done(one: Run) -> bool:
 
 
 def chosen(runs: Sequence[Run]) -> dict[str, Any] | None:
-  """What of the tuned values is best by the validation split, in the mean over seeds.
-
-  A value under which a run diverged is taken only if there is no other.
+  """What of the tuned values is best by the validation split, as `choice.best` has it.
 
   Args:
     runs: of one rule and one place.
@@ -90,11 +87,15 @@ def chosen(runs: Sequence[Run]) -> dict[str, Any] | None:
   """
   if not all(map(is_done, runs)):
     return None
-  found: dict[str, tuple[Mapping[str, Any], list[float]]] = {}
+  groups: dict[str, list[Run]] = {}
   for one in runs:
-    score = -math.inf if (one.path / DIVERGED).exists() else _validation(one)
-    found.setdefault(repr(one.tuned), (one.tuned, []))[1].append(score)
-  return dict(max(found.values(), key=lambda pair: np.mean(pair[1]))[0])
+    groups.setdefault(repr(one.tuned), []).append(one)
+  candidates = list(groups.values())
+  failed = [[(one.path / DIVERGED).exists() for one in group] for group in candidates]
+  at, _ = choice.best([
+      {one.config.seed: _validation(one) for one, gone in zip(group, own) if not gone}
+      for group, own in zip(candidates, failed)], list(map(sum, failed)))
+  return dict(candidates[at or 0][0].tuned)  # Where all of them diverged, the first.
 
 
 def _validation(one):
@@ -112,10 +113,12 @@ def _cell(runs, metric):
     done = sum(map(is_done, runs))
     return f'{done} of {len(runs)} runs' if done else 'not run'
   runs = [one for one in runs if dict(one.tuned) == best]
-  values = [_number(one.path, _final(one), metric) for one in runs if metrics.is_finished(one.path)]
+  values = [_number(_final(one), metric) for one in runs if metrics.is_finished(one.path)]
   diverged = sum((one.path / DIVERGED).exists() for one in runs)
   parts = [str(statistics.summary(values))] if values else []
   parts += [f'{diverged} diverged'] if diverged else []
+  missing = len(runs) - len(values) - diverged
+  parts += [f'{missing} missing'] if parts and missing else []
   found = ', '.join(parts) or 'not run'
   with_what = ', '.join(f'{field.rpartition(".")[2]} {value:g}' if isinstance(value, float) else
                         f'{field.rpartition(".")[2]} {value}' for field, value in best.items())
@@ -126,13 +129,25 @@ def _final(one) -> Mapping[str, float]:
   return metrics.read(one.path, one.config.epochs)[-1]
 
 
-def _number(path, record, metric):
-  name = 'test_accuracy' if metric == 'test_error' else metric
-  if name not in record:
-    other, labels = (('test_r2', 'numbers') if 'test_r2' in record else
-                     ('test_accuracy', 'classes'))
-    raise WorkdirError(f'{path} has no {metric}: what it was to predict are {labels}. The runs are '
-                       f'trained; to see them, type the same command with --metric={other}.')
+def _key(metric):
+  return 'test_accuracy' if metric == 'test_error' else metric
+
+
+def _refuse_unfit(runs, metric):
+  """Raises WorkdirError if a finished run has no such number, with a metric that all have."""
+  finals = [(one.path, _final(one)) for one in runs if metrics.is_finished(one.path)]
+  kinds = {'test_r2' in record for _, record in finals}
+  for path, record in finals:
+    if _key(metric) not in record:
+      numbers = 'test_r2' in record
+      other = 'test_loss' if len(kinds) > 1 else 'test_r2' if numbers else 'test_accuracy'
+      raise WorkdirError(f'{path} has no {metric}: what it was to predict are '
+                         f'{"numbers" if numbers else "classes"}. The runs are trained; to see '
+                         f'them, type the same command with --metric={other}.')
+
+
+def _number(record, metric):
+  name = _key(metric)
   if metric == 'test_error':
     return 100 - 100 * record[name]
   return 100 * record[name] if metric == 'test_accuracy' else record[name]

@@ -58,7 +58,8 @@ def train(runs: Sequence[Run], data_dir: str | None, *, replicas: int | None = N
         for one, outcome in zip(taken, outcomes):
           if isinstance(outcome, BiopropError):
             _note(one, outcome, failed)
-          _draw(one)
+          if one.path not in failed:  # Its records have grown, if it was tried before.
+            _draw(one)
           board.done(one)
         del trainers
         jax.clear_caches()  # The next runs are of another shape.
@@ -92,8 +93,10 @@ def _take(left, data_dir, replicas, stack, failed):
       stack.enter_context(workdir.opened(one.path, one.config))
     except InUseError:  # Taken since.
       continue
-    except (DataError, WorkdirError):
+    except DataError:
       raise
+    except WorkdirError as error:
+      raise _elsewhere(error) from error
     except BiopropError as error:
       failed[one.path] = ' '.join(str(error).split())
       continue
@@ -107,6 +110,16 @@ def _take(left, data_dir, replicas, stack, failed):
   return taken, trainers
 
 
+def _elsewhere(error):
+  """The error with what to type for a sweep, which has no --workdir."""
+  told, _, last = str(error).rpartition('. ')
+  if '--workdir' not in last:
+    return error
+  first, either, _ = last.rpartition(', or ')
+  way = 'weep into another directory: bioprop sweep OTHER ...'
+  return WorkdirError(f'{told}. {f"{first}, or s" if either else "S"}{way}')
+
+
 def _note(one, error, failed):
   if isinstance(error, DivergedError):
     with files.replacing(one.path / DIVERGED) as file:
@@ -116,8 +129,8 @@ def _note(one, error, failed):
 
 
 def _draw(one):
-  """Draws a run's curves and what its probes found, unless that is done."""
-  if metrics.read(one.path) and not (one.path / _PICTURE).exists():
+  """Draws a run's curves and what its probes found."""
+  if metrics.read(one.path):
     if metrics.is_finished(one.path):
       pictures.draw(one.path, one.path)
     plots.curves(one.path, one.path / _PICTURE)  # The last: it says that all are there.

@@ -51,6 +51,22 @@ def test_the_choice_is_that_of_the_sweep(tmp_path, leave, sweep_of):
     assert cell.tuned == table.chosen(planned) == {'learning_rate': 0.3}
 
 
+def test_the_choice_is_that_of_the_sweep_where_every_value_diverged(tmp_path, leave, sweep_of):
+  """On some seed: the fewest go first, then the seeds that both have finished decide."""
+  for failed, want in (({(0.1, 0), (0.1, 1), (0.3, 2)}, 0.3), ({(0.1, 0), (0.3, 2)}, 0.3)):
+    root = tmp_path / str(len(failed))
+    root.mkdir()
+    tried = [(rate, seed, *_tried(rate, seed, 0.9 if seed == 2 else rate, 0.5))
+             for rate in (0.1, 0.3) for seed in range(3)]
+    found = _found(root, leave, sweep_of, [
+        (entry, {**left, 'diverged': 'nan' if (rate, seed) in failed else None})
+        for rate, seed, entry, left in tried])
+    planned = [plan.Run('small', run.rule, run.path, ml_collections.ConfigDict(run.config), {},
+                        run.tuned) for run in found]
+    (cell,) = cells.cells(found, metric_of(found, None))
+    assert cell.tuned == table.chosen(planned) == {'learning_rate': want}
+
+
 def test_only_shared_seeds_are_compared(tmp_path, leave, sweep_of):
   """What was tried with one seed is beside what another reached with that seed."""
   found = _found(tmp_path, leave, sweep_of, [

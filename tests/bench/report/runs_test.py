@@ -38,6 +38,29 @@ def test_a_directory_that_is_given_twice_counts_once(tmp_path, leave):
   assert len(runs.find([tmp_path / 'all', path, tmp_path / 'all']).runs) == 1
 
 
+def test_sweeps_that_name_a_column_alike_are_told_apart(tmp_path, leave, sweep_of):
+  """By their folders; what one of them alone has keeps its name."""
+  roots = [tmp_path / 'a' / 'runs', tmp_path / 'b' / 'runs', tmp_path / 'c']
+  for root in roots:
+    for column in ('small', f'own {root.parent.name}'):
+      leave(root / column / 'fa-seed0')
+    sweep_of(root, [{'path': f'{column}/fa-seed0', 'rule': 'fa', 'seed': 0, 'column': column}
+                    for column in ('small', f'own {root.parent.name}')])
+  names = lambda *asked: [run.column for run in runs.find(asked).runs]
+  assert names(roots[0], roots[2]) == ['runs/small', 'own a', 'c/small', f'own {tmp_path.name}']
+  assert names(*roots[:2]) == ['runs (1)/small', 'own a', 'runs (2)/small', 'own b']
+
+
+def test_a_run_that_a_sweep_lists_counts_once(tmp_path, leave, sweep_of, monkeypatch):
+  """However the sweep is typed, and beside the run itself."""
+  path = leave(tmp_path / 'sweep' / 'one')
+  leave(tmp_path / 'sweep' / 'old')
+  sweep_of(tmp_path / 'sweep', [{'path': 'one', 'rule': 'fa', 'seed': 0}])
+  monkeypatch.chdir(tmp_path)
+  found = runs.find([tmp_path / 'sweep', 'sweep', path])
+  assert [run.column for run in found.runs] == ['small'] and len(found.unlisted) == 1
+
+
 def test_where_a_run_computed_sets_nothing_apart(tmp_path, leave):
   for seed, mesh in ((0, None), (1, 'data=2')):
     leave(tmp_path / f'{seed}', seed=seed, mesh=mesh)
