@@ -170,6 +170,6 @@ def test_a_sweep_has_no_workdir_to_be_advised(file, tmp_path, leave):
   runs[0].config.learning_rate = .25
   runs[1].path.mkdir()
   (runs[1].path / 'mine').touch()
-  for one, words in zip(runs, (r'go on with it, or sweep', r'left as it is\. Sweep')):
-    with pytest.raises(WorkdirError, match=f'{words} into another directory: bioprop sweep OTHER'):
+  for one in runs:
+    with pytest.raises(WorkdirError, match=r'sweep into another directory, bioprop sweep OTHER \.'):
       work.train([one], None)

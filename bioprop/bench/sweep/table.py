@@ -118,7 +118,7 @@ def _cell(runs, metric):
   parts = [str(statistics.summary(values))] if values else []
   parts += [f'{diverged} diverged'] if diverged else []
   missing = len(runs) - len(values) - diverged
-  parts += [f'{missing} missing'] if parts and missing else []
+  parts += [f'{missing} missing'] if parts and missing > 0 else []
   found = ', '.join(parts) or 'not run'
   with_what = ', '.join(f'{field.rpartition(".")[2]} {value:g}' if isinstance(value, float) else
                         f'{field.rpartition(".")[2]} {value}' for field, value in best.items())

@@ -111,13 +111,11 @@ def _take(left, data_dir, replicas, stack, failed):
 
 
 def _elsewhere(error):
-  """The error with what to type for a sweep, which has no --workdir."""
-  told, _, last = str(error).rpartition('. ')
-  if '--workdir' not in last:
+  """The error; where it names --workdir, which a sweep has not, with what to type here."""
+  if '--workdir' not in str(error):
     return error
-  first, either, _ = last.rpartition(', or ')
-  way = 'weep into another directory: bioprop sweep OTHER ...'
-  return WorkdirError(f'{told}. {f"{first}, or s" if either else "S"}{way}')
+  return WorkdirError(f'{error} That is for bioprop train: sweep into another directory, bioprop '
+                      'sweep OTHER ...')
 
 
 def _note(one, error, failed):
