@@ -106,10 +106,10 @@ class ProductFeedbackAlignment(SendingRule):
     drawn = site.draw(key, self.scale)
     if drawn is None:
       return None
-    name, = site.op.weights
-    weight = site.params[name] if site.weight is None else site.weight
-    axis, dtype = site.op.features, at_least_float32(weight.dtype)
-    out = weight.shape[axis] if weight.shape and axis is not None else 1
+    if site.weight is None:  # G is not shaped like the parameter.
+      return drawn
+    axis, dtype = site.op.features, at_least_float32(site.weight.dtype)
+    out = 1 if axis is None else site.weight.shape[axis]
     middle = math.ceil(self.expansion * out)
     self._check_memory(site.path, (out, middle), dtype)
     b = jax.random.normal(jax.random.fold_in(key, 1), (out, middle), dtype)

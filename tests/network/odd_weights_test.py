@@ -73,6 +73,14 @@ def test_product_feedback_of_a_vector():
   np.testing.assert_allclose(dp['w'], dw['w'], rtol=1e-6)
 
 
+def test_product_feedback_takes_memory_by_outputs_alone():
+  """A bound for G of the two outputs is no bound for the 400 inputs that a kernel stores last."""
+  plugged = bioprop.plug(lambda p, x: jax.vmap(lambda x: p['w'] @ x)(x),
+                         bioprop.make('pfa', max_gib=1e-6))
+  feedback = plugged.init_feedback(jax.random.key(0), {'w': drawn(2, 400)}, drawn(3, 400))
+  assert feedback['gram'].shape == (2, 2)
+
+
 @pytest.mark.parametrize('rule', ['dfa', 'dkp', 'pfa'])
 @pytest.mark.parametrize('first', ['factor', 'weight'])
 def test_weights_with_a_factor_in_common_have_feedback_each(rule, first):
