@@ -15,7 +15,7 @@ if not (importlib.metadata.version('jax').startswith('0.8.')
         or 'JAX_COMPILATION_CACHE_DIR' in os.environ):
   _cache = tempfile.TemporaryDirectory(prefix='bioprop-tests-')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _cache.name
-  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 # Most of the suite's time is compiling programs that then run for milliseconds: without most
 # optimisations, in one piece, and, up to jax 0.11, by the code generation that has less to do.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
