@@ -92,12 +92,13 @@ CLOSED = {
              lambda h: -3 * np.sin(1.5 * h), ()),
 }
 ALL = {**KINKED, **SMOOTH, **CLOSED}
-NODES, REACH = 14, 9  # Of every unit interval, and standard deviations: right to 5e-10.
+# Of every unit interval, and standard deviations: right to 5e-10.
+NODES, REACH = np.polynomial.legendre.leggauss(14), 9
 
 
 def rule(edges):
   """Gauss and Legendre's nodes between edges [..., E], and weights of a normal density."""
-  nodes, weights = np.polynomial.legendre.leggauss(NODES)
+  nodes, weights = NODES
   edges = np.sort(np.clip(edges, -REACH, REACH), -1)
   low, high = edges[..., :-1, None], edges[..., 1:, None]
   z = ((low + high) / 2 + (high - low) / 2 * nodes).reshape(*edges.shape[:-1], -1)

@@ -68,6 +68,7 @@ def solved(**setting):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('optimised')
 @pytest.mark.parametrize('rule, rho, gamma0, depth', [
     ('bp', 0.0, 1.0, 3), ('fa', 0.5, 2.0, 2), ('fa', 1.0, 1.5, 4), ('dfa', 0.0, 1.5, 3)])
 def test_relus(rule, rho, gamma0, depth):
