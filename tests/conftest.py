@@ -1,4 +1,5 @@
 """Strict numerics for every test: no silent rank or dtype promotion, warnings are errors."""
+import collections
 import ctypes
 import gc
 import importlib.metadata
@@ -40,6 +41,13 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
   """Leaves out what is marked slow, but where markers (-m) or tests (a::b) are asked for."""
+  seen = collections.Counter()
+  for item in items:
+    if marker := item.get_closest_marker('some'):
+      test = item.nodeid.partition('[')[0]
+      if seen[test] % marker.args[0]:
+        item.add_marker('slow')
+      seen[test] += 1
   asked = config.getoption('--all') or config.getoption('markexpr')
   if asked or any('::' in arg for arg in config.args):
     return

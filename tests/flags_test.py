@@ -192,6 +192,7 @@ def test_something_that_is_no_model(parse):
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'frsf', 'usf', 'kp', 'hebb'])
+@pytest.mark.some(3)
 def test_a_loop_that_carries_only_parameters(parse, rule):
   """The feedback is what init of the plugged model makes of the seed."""
   parse(f'--rule={rule}', '--rule_seed=3')

@@ -52,6 +52,7 @@ def asked(python):
 
 
 @pytest.mark.parametrize('program', FLAGS)
+@pytest.mark.some(2)
 def test_help(asked, program):
   """A line each; short, on stdout, and no failure."""
   done = asked(program, '--help')
@@ -91,6 +92,7 @@ def test_settings_and_how_else_one_asks(asked):
     ('speed', ['mlp'], "no use for 'mlp'"),
     ('speed', ['--models=mlp', '--rules=rflo'], 'RFLO is a rule of recurrent networks'),
     ('dmft', ['--steps=2', '--samples=1'], '--directions=4')])
+@pytest.mark.some(2)
 def test_mistakes_are_one_paragraph(asked, program, argv, words):
   """Of the command line of every program."""
   done = asked(program, *argv)

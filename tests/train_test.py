@@ -92,6 +92,7 @@ def test_again_it_trains_anew_beside_it(bare, train):
     ([f'--workdir={ROOT}/configs'], ['characters_transformer.py']),
     (['--config.model=lenet', '--config.model_options.hidden=3'], ['features, dense']),
 ])
+@pytest.mark.some(2)
 def test_a_mistake_is_one_paragraph_and_leaves_nothing(train, tmp_path, flags, words):
   paragraph = _paragraph(train(tmp_path, *flags))
   for word in words:

@@ -71,6 +71,7 @@ def test_it_is_what_the_run_would_have_written(measured, copied, kept, name, opt
   assert {file: after[file] for file in before} == before
 
 
+@pytest.mark.slow
 def test_again_it_writes_nothing(copied):
   """Only what is missing; another measurement of the name is refused."""
   list(afterwards.measure(copied, 'kernel', ENTK))

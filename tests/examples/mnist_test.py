@@ -152,6 +152,7 @@ class Stop(Exception):
   """Training is over, and the export begins, for which TensorFlow is needed."""
 
 
+@pytest.mark.slow
 def test_their_loop(train, monkeypatch):
   """train_and_evaluate itself, on data of ours, up to the export."""
   scalars = {}

@@ -47,6 +47,7 @@ TOKENS = jnp.zeros((2, 4), jnp.int32)
 # gln, whose gates are projections of numbers, refuses tokens.
 @pytest.mark.parametrize('rule', [
     rule for rule in bioprop.RULES if rule not in ('gln', *OF_TIME)])
+@pytest.mark.some(3)
 def test_one_row_for_each_parameter(rule):
   """Paths and shapes are those of the variables; flags may be positional."""
   report = bioprop.describe(Everything(), rule, TOKENS, True)

@@ -114,6 +114,7 @@ def draw(*shape):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.some(2)
 def test_exact(x64, tools, kind):
   """B = W is backprop, and B is not."""
   with jax.numpy_dtype_promotion('standard'):

@@ -61,6 +61,7 @@ def model():
 # gln, whose gates are projections of numbers, refuses tokens.
 @pytest.mark.parametrize('rule', [
     rule for rule in bioprop.RULES if rule not in ('gln', *OF_TIME)])
+@pytest.mark.some(3)
 def test_one_row_for_each_parameter(model, rule):
   """Paths and shapes are those of the plugged model; it stays as it is; flags may be positional."""
   definition, types = nnx.graphdef(model), [type(m) for _, m in nnx.iter_modules(model)]

@@ -186,6 +186,7 @@ def check(grads, reference):
 
 
 @pytest.mark.parametrize('way', WAYS)
+@pytest.mark.some(2)
 def test_ways_to_ask_for_a_gradient(reference, way):
   """All the same."""
   if way == 'tree mode' and flax.__version__ == '0.12.6':

@@ -333,6 +333,7 @@ def check(model, x, every_way):
 @pytest.mark.parametrize('chain', [
     pytest.param(chain, marks=pytest.mark.slow) if chain in ('cells', 'modules', 'calls') else chain
     for chain in CHAINS])
+@pytest.mark.some(2)
 def test_exact(x64, chain):
   """B = W is backprop; with signs all weights learn otherwise, but for the readout's."""
   makers, every_way = CHAINS[chain]

@@ -38,6 +38,7 @@ def test_subclasses(cls):
 
 
 @pytest.mark.parametrize('rule', ['dfa', 'kp'])
+@pytest.mark.some(2)
 def test_mixed_precision(rule):
   """Activities of bfloat16, parameters, feedback and gradients of float32; in LoRA too."""
 
@@ -288,6 +289,7 @@ def assert_alike(one, two):
 @pytest.mark.parametrize('rule, way', [
     *(('align_prop', way) for way in ('plainly', 'jit', 'grad', 'jit of grad')),
     ('kp', 'plainly'), ('kp', 'jit of grad'), ('align_ada', 'jit of grad')])
+@pytest.mark.some(2)
 def test_what_a_call_does_to_a_model(rule, way):
   """Is what it does to the plain one, twice: state, static attributes, and what comes and goes."""
   objective = lambda model: jnp.mean(jnp.sin(model(X)))

@@ -293,6 +293,7 @@ def draw(*shape):
 
 
 @pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.some(2)
 def test_layers(x64, name):
   """fa, and dfa, of every class of layers that reads an array."""
   shape, layer, twin = LAYERS[name]

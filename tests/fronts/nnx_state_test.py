@@ -130,6 +130,7 @@ def test_parameters_are_the_plain_models(rule):
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'brsf', 'hebb', 'kp', 'align_ada'])
+@pytest.mark.some(2)
 def test_the_forward_pass_is_the_plain_one(rule):
   """Outputs, dropout masks, running statistics and streams, step after step."""
   model, plain = plugged(Net(nnx.Rngs(0)), rule), Net(nnx.Rngs(0))

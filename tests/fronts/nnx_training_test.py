@@ -226,6 +226,7 @@ def test_kolen_pollack_decay(x64):
 
 
 @pytest.mark.parametrize('rule', ['bp', 'fa', 'dfa', 'brsf', 'kp', 'hebb'])
+@pytest.mark.some(2)
 def test_no_retrace(rule):
   """Neither on step two nor for a second model that is equal."""
   traces = []

@@ -179,6 +179,7 @@ def test_stacks_have_feedback_of_their_own(x64):
 
 
 @pytest.mark.parametrize('transform', ['scan', 'scan_pieces', 'scan_of_jax', 'remat'])
+@pytest.mark.some(2)
 def test_streams_reach_into_transforms(x64, transform):
   """brsf draws in there: with another key another signal is sent, and not with the same."""
   definition, state = nnx.split(nnx.eval_shape(

@@ -46,6 +46,7 @@ def draw(*shape):
 
 
 @pytest.mark.parametrize('cell', CELLS)
+@pytest.mark.some(2)
 def test_cell(x64, tools, cell):
   """Every gate's kernels have feedback of their own, one for all steps."""
   with jax.numpy_dtype_promotion('standard'):

@@ -257,6 +257,7 @@ def test_refusals(name):
     (lambda: theory.infinite(lambda params, x: x @ params, X), 'init=params'),
     (lambda: theory.infinite(made(conv_net), IMAGES, init=lambda key: None), 'takes no init'),
 ])
+@pytest.mark.some(2)
 def test_errors(run, words):
   """What is out of range is named, with what to type."""
   with pytest.raises(BiopropError, match=words):

@@ -127,6 +127,7 @@ def check(name, rule):
     rule if rule in ('bp', 'fa', 'dfa', 'hebb') else pytest.param(rule, marks=pytest.mark.slow)
     for rule in LINEAR])
 @pytest.mark.usefixtures('x64')
+@pytest.mark.some(2)
 def test_every_rule(rule):
   """On a multi-layer perceptron, or a recurrent network, against naive Jacobians in float64."""
   check('rnn' if rule in OF_TIME else 'mlp', rule)

@@ -53,6 +53,7 @@ def test_size_and_output(name):
 
 @pytest.mark.parametrize('name', MODELS)
 @pytest.mark.parametrize('rule', ['fa', 'dfa'])
+@pytest.mark.some(3)
 def test_no_weight_is_left_out(name, rule):
   """describe finds a rule for each kernel, and feedback where the input can take a cotangent."""
   report = bioprop.describe(MODELS[name](), rule, sample(name), train=True)

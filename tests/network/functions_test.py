@@ -70,6 +70,7 @@ def gradient(plugged, params, feedback):
 
 @pytest.mark.parametrize('rule', [
     bioprop.make('fa', rho=1.0), 'align_prop', 'align_ada', 'align_zero', 'bp'], ids=str)
+@pytest.mark.some(2)
 def test_exact_where_feedback_is_the_weights(network, rule):
   """Backprop's gradient; and the output is the function's own."""
   net, params, _ = network

@@ -116,6 +116,7 @@ def written_out(rule):
 
 @pytest.mark.parametrize('rule', [*BROADCAST, 'fa'])
 @pytest.mark.parametrize('form', FORMS)
+@pytest.mark.some(3)
 def test_as_written_out(tools, form, rule):
   """All sizes are one, so that no axis is told from another by its length."""
   params = tools.fill({name: jax.ShapeDtypeStruct(shape, jnp.float64) for name, shape in (

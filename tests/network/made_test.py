@@ -90,6 +90,7 @@ class Between(nn.Module):
 
 
 @pytest.mark.parametrize('name', MADE)
+@pytest.mark.some(2)
 def test_made(tools, name):
   """The counterparts become one as the parameters do: B = W is backprop."""
   middle, with_feedback = MADE[name]

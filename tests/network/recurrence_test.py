@@ -177,6 +177,7 @@ def test_one_matrix_of_input_and_state(rule):
 
 @pytest.mark.parametrize('rule', [
     'rflo', bioprop.make('tbptt', steps=2), bioprop.make('tbptt', steps=4, chunked=True)], ids=str)
+@pytest.mark.some(2)
 def test_loops_that_are_written_otherwise(rule):
   """Under remat, unrolled in part, backwards over reversed inputs, with a counter beside."""
   want = gradient(simple, rule)

@@ -63,6 +63,7 @@ class Net(nn.Module):
     ('residual', "input of the layer 'last'"), ('branches', "input of the layer 'two'"),
     ('skip to the output', "more than its last layer 'last'"), ('shared', 'called again'),
     ('loop', 'called again, or in a loop')])
+@pytest.mark.some(2)
 def test_models_that_are_no_chains(kind, match):
   """The feedback can be set, and the weights stay."""
   model = bioprop.plug(Net(kind), 'fa')

@@ -113,6 +113,7 @@ def close(got, want, rtol=1e-10):
         'lenet', 'resnet', 'transformer', 'recurrent') else name for name in ZOO])
 @pytest.mark.parametrize('rule', ALIGN)
 @pytest.mark.usefixtures('x64')
+@pytest.mark.some(2)
 def test_at_initialisation_it_is_backprop(name, rule):
   """Gradients, output and running statistics."""
   if (name, rule) == ('odd', 'align_prop'):

@@ -175,6 +175,7 @@ def test_every_rule_has_a_row():
 
 @pytest.mark.parametrize('loss', LOSSES)
 @pytest.mark.parametrize('name', [*ROWS, *OPTIONS])
+@pytest.mark.some(3)
 def test_gradients_match_numpy(net, name, loss):
   """All parameters' pseudogradients, the input's, and the output; or that the rule refuses."""
   row, (loss_of, predict) = (ROWS | OPTIONS)[name], LOSSES[loss]

@@ -66,6 +66,7 @@ def test_parameters_and_outputs_are_the_plain_models(mlp, name):
 
 
 @pytest.mark.parametrize('name', bioprop.RULES)
+@pytest.mark.some(3)
 def test_recurrent_networks(name):
   """Each parameter learns, or is one that the rule leaves alone; gln refuses ReLUs in loops."""
   model, x = bioprop.plug(RNN(classes=2, width=4), name), jnp.ones((3, 5))
@@ -98,6 +99,7 @@ def test_second_step_does_not_retrace(mlp, name):
 
 
 @every_rule
+@pytest.mark.some(2)
 def test_jit_is_eager(mlp, name):
   """The same numbers with and without jit."""
   model = bioprop.plug(mlp.model, name)
@@ -144,6 +146,7 @@ def test_is_a_frozen_value(name):
 
 
 @every_rule
+@pytest.mark.some(3)
 def test_runs_on_integers(name):
   """Pixels of uint8 into a layer: they take no cotangent, and need no feedback."""
   model = bioprop.plug(Halves(jnp.float32, jnp.float32), name)
@@ -159,6 +162,7 @@ def test_runs_on_integers(name):
 
 
 @every_rule
+@pytest.mark.some(2)
 def test_other_batch_sizes(mlp, name):
   """Feedback made on a batch of 7 serves one of 2; the mean over two halves is the whole."""
   model = bioprop.plug(mlp.model, name)

@@ -67,6 +67,7 @@ def test_what_is_a_relu(phi, gates):
     lambda h, train: nn.LayerNorm()(h), lambda h, train: nn.GroupNorm(2)(h),
     lambda h, train: nnx.LayerNorm(6, rngs=nnx.Rngs(0))(h)])
 @pytest.mark.parametrize('x', [(4, 5), (4, 3, 5)])
+@pytest.mark.some(2)
 def test_variances_are_no_relus(norm, x):
   """max(var, 0) stays: as many gates in training as in evaluation."""
   x = draw(*x).astype(jnp.float32)
@@ -100,6 +101,7 @@ def test_statistics_are_the_gated_networks():
     ((4, 8, 8, 2), lambda h: nn.relu(h.reshape((4, 64, 6))), (128, 384)),
     ((4, 6), lambda h: nn.relu(h.reshape((4, 2, 3))), (6, 6)),
 ])
+@pytest.mark.some(2)
 def test_what_the_gates_see(x, middle, shape):
   """The projection's shape; and whatever the gates are, they are no more than gates."""
   x = draw(*x).astype(jnp.float32)

@@ -206,6 +206,7 @@ def test_every_rule_of_time_is_here():
 @pytest.mark.parametrize('case, rule', [
     (case, rule) if case == 'leaky' or rule == 'eprop' and 'optimised' not in case else
     pytest.param(case, rule, marks=pytest.mark.slow) for case in CASES for rule in RULES])
+@pytest.mark.some(2)
 def test_is_the_online_algorithm(case, rule):
   """The gradient through the scan is the sum over steps of signal times trace, to rounding."""
   cell, front, make = CASES[case]

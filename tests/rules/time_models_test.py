@@ -76,6 +76,7 @@ class InOneLoop(nn.Module):
 
 
 @pytest.mark.parametrize('model', [Stacked, Bidirectional, InOneLoop])
+@pytest.mark.some(3)
 def test_linen(model):
   """Errors stay at their time in recurrent matrices, and pass all others and the leak."""
   plugged, stopped = bioprop.plug(model(), RFLO), model(stop)

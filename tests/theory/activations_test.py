@@ -66,6 +66,7 @@ def arrays(*values):
 
 @pytest.mark.parametrize('name', ALL)
 @pytest.mark.usefixtures('x64')
+@pytest.mark.some(3)
 def test_duals(name):
   """Between two variances up to 4, of both signs, and where u is v or -v, to 1e-8."""
   phi, f, slope = ALL[name]

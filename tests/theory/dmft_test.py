@@ -272,6 +272,7 @@ def test_errors_fall_as_the_root_of_samples():
   assert 2.5 < few['entk'] / many['entk'] < 6.5
 
 
+@pytest.mark.slow
 def test_what_is_not_accurate_enough_is_refused_or_flagged():
   """With the number of copies that would do."""
   setting = dict(gamma0=1.0, samples=FEW, tolerance=0.001, **SETTING)

@@ -216,6 +216,7 @@ def arrays(*values):
 @pytest.mark.parametrize('name', [
     pytest.param('elu', marks=pytest.mark.slow), 'step', 'tanh', *CLOSED])
 @pytest.mark.usefixtures('x64')
+@pytest.mark.some(2)
 def test_means(name):
   """E phi(u) and E phi'(u), which at variance 0 are phi(0) and phi'(0)."""
   phi, (_, f, slope, at) = activation_of(ALL[name][0]), ALL[name]

@@ -132,6 +132,7 @@ def test_steps_become_flow(name):
 
 
 @pytest.mark.parametrize('loss', ['mse', 'cross_entropy', cubed])
+@pytest.mark.some(2)
 def test_shapes_in_float32(loss):
   """One output without an axis, what is left out, and labels that tell the number of classes."""
   kernel = jnp.asarray(KERNEL, jnp.float32)

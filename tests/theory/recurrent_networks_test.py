@@ -58,6 +58,7 @@ def explicit(rule, options, student, teacher, x):
 
 
 @pytest.mark.parametrize('rule, options', RULES, ids=str)
+@pytest.mark.some(3)
 def test_modes_learn_as_matrices(rule, options):
   """One update is the flow of modes, in bases of any kind; e-prop's modes are units."""
   rng = np.random.RandomState(0)
@@ -171,6 +172,7 @@ def learned(rule, outputs, **options):
 
 
 @pytest.mark.parametrize('outputs', [1, 2, 3])
+@pytest.mark.some(3)
 def test_rank_of_what_is_learned(outputs):
   """rflo changes B and W by as many directions as there are outputs, those of R; bptt by all."""
   values = lambda change: np.linalg.svd(change, compute_uv=False)

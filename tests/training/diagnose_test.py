@@ -34,6 +34,7 @@ def _with(params, layer, leaf, value):
 
 
 @pytest.mark.parametrize('rule', ['bp', 'fa', 'dfa'])
+@pytest.mark.some(2)
 def test_the_first_layer_in_the_order_of_calls(rule):
   # Dense_1 is called first; NaN then goes through everything.
   assert _examine(lambda p: _with(p, 'Dense_1', 'bias', np.nan), rule=rule) == (

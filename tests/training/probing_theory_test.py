@@ -125,6 +125,7 @@ class Largest(nn.Module):
 @pytest.mark.parametrize('model, words', [
     (Normed, r'Normed/BatchNorm_0 \(probing_theory_test.py:\d+\).*BatchNorm in training'),
     (Dropped, 'probing_theory_test'), (Largest, 'max pooling')])
+@pytest.mark.some(2)
 def test_no_limit_is_said_before_the_run(tmp_path, monkeypatch, model, words):
   """As it is trained, not as it is evaluated; with the probe's name, and no directory is made."""
   monkeypatch.setitem(MODELS, 'own', model)

@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 # Tells the page around it what this one is like when all of it is there.
 _PROBE = '''<script>
@@ -73,7 +75,6 @@ def _seen(chromium, folder, page: bytes, width: int):
   return json.loads(html.unescape(found)), logged
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('width', [320, 390, 1280])
 def test_it_fits_and_needs_no_network(chromium, made, tmp_path, width):
   """Nothing sticks out of the page; figures are there, whole and as large as there is room."""
