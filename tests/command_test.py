@@ -70,6 +70,7 @@ def test_the_library_alone_has_no_commands(absent, told):
 
 
 @pytest.mark.parametrize('name', COMMANDS)
+@pytest.mark.some(2)
 def test_each_is_its_program(bioprop, python, name):
   """The help of the module that python -m runs, and the name that was typed in its mistakes."""
   module = COMMANDS[name].module

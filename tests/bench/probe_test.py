@@ -155,6 +155,7 @@ def test_a_configuration_comes_back(bare):
   assert config.model_options.hidden == (16,)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(copied, python):
   """It says what there is, and what of the network was found."""
   done = python('probe', copied, '--type=angles', '--batch=30', module='bioprop')

@@ -341,6 +341,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, where):
     saved.write(tmp_path / where, runs, 'test_accuracy')
 
 
+@pytest.mark.slow
 def test_the_directory_of_the_runs_was_forgotten(python):
   done = python('mnist_mlp', '--rules=bp', module='bioprop.bench.sweep')
   assert done.returncode == 1 and 'bioprop sweep runs/mnist_mlp mnist_mlp ' in done.stderr

@@ -76,6 +76,7 @@ def test_tables_and_lazy_init(tools):
 
 
 @pytest.mark.parametrize('rule', ['fa', 'dfa', 'usf', 'kp'])
+@pytest.mark.some(2)
 def test_per_sample_gradients(tools, rule):
   """jax.vmap over samples: their sum is the batch's gradient under a sum loss."""
   model = bioprop.plug(tools.Net(), rule)

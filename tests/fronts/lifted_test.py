@@ -139,6 +139,7 @@ def test_initial_values_are_the_plain_models(x64, kind, rule):
 
 @pytest.mark.parametrize('kind, rule', [
     ('scan', 'fa'), ('vmap', 'fa'), ('remat_scan', 'fa'), ('scan', 'dfa')])
+@pytest.mark.some(2)
 def test_copies_have_feedback_of_their_own(x64, kind, rule):
   """No two of a stack's layers share B."""
   feedback = bioprop.plug(Alone(kind), rule).init(jax.random.key(0), draw(4, 6))['feedback']
@@ -150,6 +151,7 @@ def test_copies_have_feedback_of_their_own(x64, kind, rule):
 
 @pytest.mark.parametrize('kind', ['remat', 'jit', 'vmap', 'scan', 'scan_shared', 'scan_remat',
                                   'remat_scan', 'share_scope', 'partitioned', 'twice'])
+@pytest.mark.some(2)
 def test_the_error_reaches_into_transforms(x64, tools, kind):
   """dfa: the first layer's update depends on the error and the middle's feedback alone."""
   model, x, e = bioprop.plug(Lifted(kind), 'dfa'), draw(4, 6), draw(4, 3)

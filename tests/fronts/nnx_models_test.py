@@ -196,6 +196,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize('method', METHODS)
+@pytest.mark.some(2)
 def test_methods(method):
   """Every public method learns by the rule: exact at B = W, and not by signs where it sends."""
   objective = lambda model: jnp.mean(jnp.sin(METHODS[method](model, X)))

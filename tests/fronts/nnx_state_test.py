@@ -70,6 +70,7 @@ def assert_same_models(one, two):
 
 
 @pytest.mark.parametrize('rule', [rule for rule in bioprop.RULES if rule not in OF_TIME])
+@pytest.mark.some(3)
 def test_uninstall_leaves_no_trace(rule):
   """Classes, attributes in their order, graphdef, state; backprop leaves a model as it is."""
   model, plain = Net(nnx.Rngs(0)), Net(nnx.Rngs(0))

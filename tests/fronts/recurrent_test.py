@@ -54,6 +54,7 @@ def test_cell(x64, tools, cell):
 
 
 @pytest.mark.parametrize('kind', ['bidirectional', 'reversed', 'time_major', 'unrolled'])
+@pytest.mark.some(2)
 def test_scan(x64, tools, kind):
   """The ways in which nn.RNN runs."""
   with jax.numpy_dtype_promotion('standard'):
@@ -67,6 +68,7 @@ def test_convolutional_cell(x64, tools):
 
 
 @pytest.mark.parametrize('rule', ['dfa', 'hebb', 'brsf', 'kp'])
+@pytest.mark.some(2)
 def test_other_rules_reach_into_the_cell(x64, tools, rule):
   """The cell learns under every kind of rule, and its scan keeps the fields it had."""
   model = bioprop.plug(Recurrent(CELLS['SimpleCell']), rule)

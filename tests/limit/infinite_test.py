@@ -234,6 +234,7 @@ REFUSED = {
 @pytest.mark.parametrize('name', [
     pytest.param(name, marks=pytest.mark.slow) if name in (
         'max pooling', 'token mixing', 'batch norm', 'depthwise') else name for name in REFUSED])
+@pytest.mark.some(2)
 def test_refusals(name):
   """What has no limit is named, with its place and what could replace it."""
   function, x, words = REFUSED[name]

@@ -25,6 +25,7 @@ class Frozen(nn.Module):
 
 
 @pytest.mark.parametrize('rule', RULES)
+@pytest.mark.some(2)
 def test_layers_below_a_stop(rule):
   """Their gradients are zeros, as backprop's are; the head's is its own."""
   plain, model = Frozen(), bioprop.plug(Frozen(), rule)
@@ -38,6 +39,7 @@ def test_layers_below_a_stop(rule):
 
 
 @pytest.mark.parametrize('rule', RULES)
+@pytest.mark.some(2)
 def test_one_call_of_two(rule):
   """Targets of the network itself (SimSiam): with them computed before, gradients are the same."""
 

@@ -105,6 +105,7 @@ def test_direct_feedback_against_numpy(network):
 
 @pytest.mark.parametrize('rule', [
     rule for rule in bioprop.RULES if rule not in ('bp', 'gln', *OF_TIME)])
+@pytest.mark.some(3)
 def test_every_rule_runs(network, rule):
   """Feedback and parameters as trees of arrays; rules that draw ask for a key, by name."""
   net, params, (first, _) = network

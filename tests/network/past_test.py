@@ -43,6 +43,7 @@ class Linen(nn.Module):
 
 
 @pytest.mark.parametrize('tie', TIES)
+@pytest.mark.some(2)
 def test_tied(tools, tie):
   """B = W is backprop; the matrix has feedback where it multiplies data."""
   model = Linen(TIES[tie])

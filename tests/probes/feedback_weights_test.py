@@ -99,6 +99,7 @@ def check_line(found, params, grads, x, error):
     bioprop.make('fa', normalise='weights'),
     {'twice': 'usf', 'last': 'dfa', '*': 'fa'}, {'twice': 'bp', '*': 'kp'}], ids=str)
 @pytest.mark.usefixtures('x64')
+@pytest.mark.some(2)
 def test_errors_go_down_through_it(rule):
   """The pseudogradients of what lies below are products with it; the first layer has none."""
   model, x, error = bioprop.plug(Line(), rule), RNG.randn(3, 4), RNG.randn(3, 2)

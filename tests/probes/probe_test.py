@@ -432,6 +432,7 @@ def test_what_cannot_be_measured(measured):
 @pytest.mark.parametrize('labels, words', [
     ([0, 1, 2], r'arrays of \[3, 4\] entries'), ([0, 1, 2, 7], 'Labels run from 0 to 7'),
     ([0, 1, 2, -1], 'Labels run from -1 to 2'), ([0., 1., 2., 1.], r'labels are float\d+\[4\]')])
+@pytest.mark.some(2)
 def test_labels_that_are_none(labels, words):
   """Never the error of another class: it says which labels there are."""
   model, x = Mlp(), jnp.ones((4, 5), F)

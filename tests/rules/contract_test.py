@@ -204,6 +204,7 @@ def test_gradients_match_numpy(net, name, loss):
       np.testing.assert_allclose(got[layer][leaf].ravel(), feedback.ravel(), **close)
 
 
+@pytest.mark.some(2)
 def test_the_rules_differ(net):
   """No two rows have the same gradient, so a row that runs another rule would be seen."""
   seen = {}

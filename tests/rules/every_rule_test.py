@@ -50,6 +50,7 @@ def close(got, want, rtol=1e-12):
 
 
 @every_rule
+@pytest.mark.some(2)
 def test_parameters_and_outputs_are_the_plain_models(mlp, name):
   """Same paths and values; only feedback that learns adds leaves, and gln another forward pass."""
   plain = mlp.model.init(mlp.key, mlp.x)
@@ -83,6 +84,7 @@ def test_recurrent_networks(name):
 
 
 @every_rule
+@pytest.mark.some(2)
 def test_second_step_does_not_retrace(mlp, name):
   """One trace serves all steps, also of a model that was wrapped anew."""
   traces = []
@@ -108,6 +110,7 @@ def test_jit_is_eager(mlp, name):
 
 
 @every_rule
+@pytest.mark.some(2)
 def test_order_of_the_batch_does_not_matter(mlp, name):
   """No rule mixes up samples."""
   model = bioprop.plug(mlp.model, name)

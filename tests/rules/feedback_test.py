@@ -31,6 +31,7 @@ def feedback_and_weights(rule, model=None, key=None, layer='readout', width=64):
 
 @pytest.mark.parametrize('layer', ['hidden', 'readout'])
 @pytest.mark.parametrize('rho', [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.some(2)
 def test_rho_is_the_correlation_with_the_initial_weights(rho, layer):
   """Within 5 standard errors (1 - rho^2) / sqrt(size), and with the variance of W."""
   b, w = feedback_and_weights(bioprop.make('fa', rho=rho, scale=1.0), layer=layer)

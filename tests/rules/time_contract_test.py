@@ -259,6 +259,7 @@ def close(got, want, rtol=1e-10):
 
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('steps, chunked', [(1, False), (3, False), (8, False), (4, True)])
+@pytest.mark.some(2)
 def test_truncated(steps, chunked):
   """Exactly the last terms of every output's error; or those since the last cut."""
   rule = bioprop.make('tbptt', steps=steps, chunked=chunked)
@@ -269,6 +270,7 @@ def test_truncated(steps, chunked):
 @pytest.mark.usefixtures('x64')
 @pytest.mark.parametrize('steps', [STEPS, STEPS + 5])
 @pytest.mark.parametrize('case', ['leaky', 'gru', 'nnx optimised lstm'])
+@pytest.mark.some(3)
 def test_long_enough_is_not_truncated(case, steps):
   """All of it is backprop through time."""
   _, front, make = CASES[case]

@@ -311,6 +311,7 @@ def test_what_is_not_accurate_enough_is_refused_or_flagged():
     (dict(phi=theory.Quadrature(jax.nn.relu)), 'jumps'),
     (dict(phi=jnp.sign), 'jumps by 2 at h=0, where it has no derivative'),
 ])
+@pytest.mark.some(4)
 def test_refused(changed, words):
   """Each with the value and what to type."""
   with pytest.raises(TheoryError, match=words):

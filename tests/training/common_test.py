@@ -63,6 +63,7 @@ def _key(a):
 
 @pytest.mark.parametrize('make', [_scan, _nested, _while, _branch, _switch, _called, _remat,
                                   _own_derivative, _constant, _output, _key])
+@pytest.mark.some(2)
 def test_numbers_are_taken_out(make):
   """Wherever they stand; under vmap, all functions at once."""
   functions = [make(np.float32(a)) for a in (0.5, 0.25, 2.0, 0.5)]

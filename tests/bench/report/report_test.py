@@ -186,6 +186,7 @@ def test_the_metric_that_is_asked_for_must_be_there(tmp_path, leave):
     program.make([tmp_path], 'test_accuracy')
 
 
+@pytest.mark.slow
 def test_the_program(tmp_path, leave, monkeypatch, capsys):
   """Below the runs, or in a folder; again over its own; a mistake is one paragraph."""
   monkeypatch.setattr(sys, 'argv', ['report'])
