@@ -9,10 +9,10 @@ Cost: 15 epochs of 859 steps, about 2 minutes on one CPU core; fa and dfa need 3
 Measured, test accuracy in % of the last epoch's weights (no choice by the test set; 55000 images
 trained on), --config.seed=0 and 1; in brackets the error of BioTorch after 100 epochs:
 
-    bp    99.24 99.38   error .69  [.91]     usf   99.23 99.26   .755 [.94]
-    fa    98.33 98.45         1.61 [1.7]     frsf  99.26         .74  [.97]
-    dfa   98.51 98.74         1.375 [1.61]   brsf  99.14         .86  [.91]
-    kp    99.38 99.25         .685          pfa   99.27 99.33   .70
+    bp    99.30 99.36   error .67  [.91]     usf   99.30 99.18   .76  [.94]
+    fa    98.56 98.37         1.535 [1.7]    frsf  99.26         .74  [.97]
+    dfa   98.62 98.51         1.435 [1.61]   brsf  99.14         .86  [.91]
+    kp    99.37 99.39         .62            pfa   99.23 99.37   .70
                                             dkp   98.38 98.46   1.58
 """
 from bioprop.training import base

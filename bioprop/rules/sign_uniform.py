@@ -27,7 +27,7 @@ class UniformSign(SendingRule):
     A step takes 1.01 of plain Flax's on the MLP, 1.00 on ResNet-18; memory 1.00.
 
   When it works:
-    Nearly wherever backprop does: MNIST 98.3 % (bp 98.3) with two hidden layers, 99.25 (99.31) with
+    Nearly wherever backprop does: MNIST 98.3 % (bp 98.3) with two hidden layers, 99.24 (99.33) with
     LeNet-5. It reads the weights' signs, which biology would have to carry.
 
   Example:
