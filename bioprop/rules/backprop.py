@@ -17,8 +17,8 @@ class Backprop(Rule):
   In time this is backpropagation through time.
 
   Cost:
-    A step takes 1.00 of plain Flax's on the MLP, 0.99 on LeNet-5, 0.97 on ResNet-20, 0.99 on ResNet-18;
-    memory 1.00.
+    A step takes 1.00 of plain Flax's on the MLP, 0.99 on LeNet-5, 0.97 on ResNet-20, 0.99 on
+    ResNet-18; memory 1.00.
 
   When it works:
     Wherever JAX can differentiate. Layers that another rule does not suit are left on it by name:
